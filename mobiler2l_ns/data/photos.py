@@ -1,0 +1,155 @@
+"""The capture's photos as the student sees them: its size, its focal length, low-resolution rays with distortion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from mobiler2l_ns.data.low_res_rays import camera_rays, grid_size
+from mobiler2l_ns.data.pseudo_views import quantise
+
+FOCAL_TOLERANCE = 0.01
+"""Photos whose focal length is this close to the student's keep their pixels."""
+
+
+@dataclass
+class StudentView:
+    """Geometry of the student's pictures: nerfstudio intrinsics in pixels, and the blocks that cover them."""
+
+    height: int
+    width: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    stride: int
+
+    @classmethod
+    def of(cls, cameras: Cameras, stride: int) -> StudentView:
+        """The most common size of the cameras, with the median intrinsics of that size."""
+        sizes = torch.cat([cameras.height.reshape(-1, 1), cameras.width.reshape(-1, 1)], dim=1).cpu()
+        unique, counts = torch.unique(sizes, dim=0, return_counts=True)
+        height, width = unique[counts.argmax()].tolist()
+        same = (sizes == torch.tensor([height, width])).all(1)
+        fx, fy, cx, cy = (
+            float(value.reshape(-1).cpu()[same].median()) for value in (cameras.fx, cameras.fy, cameras.cx, cameras.cy)
+        )
+        return cls(height, width, fx, fy, cx, cy, stride)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of low-resolution rays."""
+        return grid_size(self.height, self.width, self.stride)
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Height and width of what the student renders: whole blocks, at least the picture."""
+        rows, columns = self.grid
+        return rows * self.stride, columns * self.stride
+
+    def intrinsics(self) -> Float[Tensor, "4"]:
+        """fx, fy, cx, cy in pixels."""
+        return torch.tensor([self.fx, self.fy, self.cx, self.cy])
+
+    def cameras(self, poses: Float[Tensor, "n 3 4"]) -> Cameras:
+        """Undistorted cameras at the poses, as large as what the student renders."""
+        height, width = self.covered
+        return Cameras(poses, self.fx, self.fy, self.cx, self.cy, width=width, height=height)
+
+
+def fit_photo(
+    photo: Float[Tensor, "h w 3"], camera: Cameras, view: StudentView
+) -> tuple[Float[Tensor, "ch cw 3"], Float[Tensor, "ch cw"], Cameras]:
+    """Bring a photo to the student's focal length and covered size.
+
+    A photo taken at another focal length is resized with antialiasing, one of another size is cropped or padded about
+    its middle; lens distortion stays in the photo and in the returned camera.
+
+    Returns:
+        The picture, its mask (1 where the photo has pixels) and the camera of the picture.
+    """
+    height, width = photo.shape[:2]
+    fx, fy, cx, cy = (float(value.flatten()[0]) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
+    rows, columns = height, width
+    if max(abs(view.fx / fx - 1), abs(view.fy / fy - 1)) > FOCAL_TOLERANCE:
+        rows, columns = max(1, round(height * view.fy / fy)), max(1, round(width * view.fx / fx))
+        chw = functional.interpolate(photo.permute(2, 0, 1)[None], (rows, columns), mode="bilinear", antialias=True)
+        photo = chw[0].permute(1, 2, 0)
+        fx, cx, fy, cy = fx * columns / width, cx * columns / width, fy * rows / height, cy * rows / height
+    top, left = max(0, (rows - view.height) // 2), max(0, (columns - view.width) // 2)
+    photo = photo[top : top + view.height, left : left + view.width]
+    covered_height, covered_width = view.covered
+    picture = torch.zeros(covered_height, covered_width, 3)
+    mask = torch.zeros(covered_height, covered_width)
+    picture[: photo.shape[0], : photo.shape[1]] = photo
+    mask[: photo.shape[0], : photo.shape[1]] = 1.0
+    fitted = Cameras(
+        camera.camera_to_worlds.reshape(1, 3, 4),
+        fx,
+        fy,
+        cx - left,
+        cy - top,
+        width=covered_width,
+        height=covered_height,
+        distortion_params=None if camera.distortion_params is None else camera.distortion_params.reshape(1, -1),
+        camera_type=camera.camera_type.reshape(1, 1),
+    )
+    return picture, mask, fitted
+
+
+class Photos:
+    """Training photos at the student's geometry, kept as bytes with their low-resolution rays."""
+
+    pictures: UInt8[Tensor, "n ch cw 3"]
+    masks: Float[Tensor, "n ch cw"]
+    origins: Float[Tensor, "n 1 1 3"]
+    directions: Float[Tensor, "n rows columns 3"]
+
+    def __init__(
+        self, dataset: InputDataset, indices: list[int], view: StudentView, background: Float[Tensor, "3"]
+    ) -> None:
+        pictures, masks, origins, directions = [], [], [], []
+        for index in indices:
+            data = dataset.get_data(index)
+            photo = over_background(data["image"], background)
+            picture, mask, camera = fit_photo(photo, dataset.cameras[index : index + 1].to("cpu"), view)
+            if "mask" in data:
+                seen = fit_photo(data["mask"].float().expand(*photo.shape), dataset.cameras[index : index + 1], view)
+                mask = mask * (seen[0][..., 0] > 0.99)
+            origin, direction = camera_rays(camera, view.stride)
+            pictures.append(quantise(picture))
+            masks.append(mask)
+            origins.append(origin[0])
+            directions.append(direction[0])
+        self.pictures, self.masks = torch.stack(pictures), torch.stack(masks)
+        self.origins, self.directions = torch.stack(origins), torch.stack(directions)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def take(self, chosen: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Origins, directions, pictures in 0..1 and masks of the chosen photos on ``device``."""
+        return (
+            self.origins[chosen].to(device),
+            self.directions[chosen].to(device),
+            self.pictures[chosen].to(device).float() / 255.0,
+            self.masks[chosen].to(device),
+        )
+
+    def draw(self, count: int, generator: Generator, device: torch.device | str) -> tuple[Tensor, ...]:
+        """Random photos, see ``take``."""
+        return self.take(torch.randint(len(self), (count,), generator=generator), device)
+
+
+def over_background(image: Float[Tensor, "h w channels"], background: Float[Tensor, "3"]) -> Float[Tensor, "h w 3"]:
+    """RGB of a photo that may carry straight alpha."""
+    if image.shape[-1] == 3:
+        return image
+    alpha = image[..., 3:]
+    return image[..., :3] * alpha + background.to(image) * (1.0 - alpha)

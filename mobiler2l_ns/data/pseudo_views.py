@@ -1,0 +1,72 @@
+"""The pool of pseudo views: pictures the teacher rendered at sampled poses, bounded in memory, refreshed in place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Generator, Tensor
+
+BYTES_PER_GIB = 1 << 30
+
+
+def quantise(picture: Float[Tensor, "*any"]) -> UInt8[Tensor, "*any"]:
+    """Colours in 0..1 as bytes, rounded to the nearest."""
+    return (picture.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
+
+
+class PseudoViewPool:
+    """A ring of pseudo views. Pictures stay bytes wherever the pool lives; only drawn ones travel to the device.
+
+    Args:
+        views: how many views are wanted.
+        height, width: size of a view in pixels.
+        budget_gib: the pool is cut to this much memory, but keeps at least one view.
+        device: where the pictures live.
+    """
+
+    def __init__(self, views: int, height: int, width: int, budget_gib: float, device: torch.device | str) -> None:
+        self.capacity = max(1, min(views, int(budget_gib * BYTES_PER_GIB) // (height * width * 3)))
+        self.pictures = torch.empty(self.capacity, height, width, 3, dtype=torch.uint8, device=device)
+        self.poses = torch.empty(self.capacity, 3, 4)
+        self.filled = 0
+        self.rendered = 0
+
+    def __len__(self) -> int:
+        return self.filled
+
+    def add(self, pose: Float[Tensor, "3 4"], picture: Float[Tensor, "h w 3"]) -> None:
+        """Store a view; when the pool is full it replaces the oldest."""
+        slot = self.rendered % self.capacity
+        self.poses[slot] = pose
+        self.pictures[slot] = quantise(picture)
+        self.rendered += 1
+        self.filled = min(self.rendered, self.capacity)
+
+    def draw(
+        self, count: int, generator: Generator, device: torch.device | str
+    ) -> tuple[Float[Tensor, "n 3 4"], Float[Tensor, "n h w 3"]]:
+        """Random views as poses and colours in 0..1 on ``device``; no view twice unless the pool holds fewer."""
+        if count <= self.filled:
+            chosen = torch.randperm(self.filled, generator=generator)[:count]
+        else:
+            chosen = torch.randint(self.filled, (count,), generator=generator)
+        pictures = self.pictures[chosen.to(self.pictures.device)].to(device, non_blocking=True)
+        return self.poses[chosen].to(device), pictures.float() / 255.0
+
+    def save(self, path: Path) -> None:
+        """Write the filled part to a file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        torch.save({"poses": self.poses[: self.filled], "pictures": self.pictures[: self.filled].cpu()}, partial)
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Fill the pool from a file written by ``save``, as far as both reach."""
+        stored = torch.load(path, map_location="cpu")
+        count = min(self.capacity, len(stored["poses"]))
+        self.poses[:count] = stored["poses"][:count]
+        self.pictures[:count] = stored["pictures"][:count].to(self.pictures.device)
+        self.filled = self.rendered = count

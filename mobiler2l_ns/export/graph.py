@@ -1,0 +1,96 @@
+"""What is exported: one graph from a camera's pose to its picture, batch norms folded into the convolutions."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
+
+from mobiler2l_ns.data.low_res_rays import grid_size
+from mobiler2l_ns.student.network import PointwiseLinear, ResidualBlock, StudentNetwork
+from mobiler2l_ns.student.student import Student
+
+
+def _fold(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
+    if isinstance(layer, nn.Conv2d):
+        return fuse_conv_bn_eval(layer, norm)
+    folded = cast(PointwiseLinear, deepcopy(layer))
+    assert norm.running_mean is not None and norm.running_var is not None
+    folded.weight, folded.bias = fuse_linear_bn_weights(
+        folded.weight, folded.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return folded
+
+
+def fold_batch_norms(network: StudentNetwork) -> StudentNetwork:
+    """A copy of a network in evaluation mode without batch norms, computing the same picture."""
+    network = deepcopy(network).eval().cpu().float()
+    for block in network.modules():
+        if not isinstance(block, ResidualBlock):
+            continue
+        layers: list[nn.Module] = []
+        for layer in block.body:
+            if isinstance(layer, nn.BatchNorm2d):
+                layers[-1] = _fold(layers[-1], layer)
+            else:
+                layers.append(layer)
+        block.body = nn.Sequential(*layers)
+    return network.requires_grad_(False)
+
+
+class PoseToImage(nn.Module):
+    """Camera in, picture out: low-resolution rays, sampling, encoding and the folded network in one graph.
+
+    It is written with the operations that phone runtimes share: no indexing (which becomes ``gather``), no branches.
+    """
+
+    u: Tensor
+    v: Tensor
+    depths: Tensor
+    frequencies: Tensor
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        config = student.config
+        self.height, self.width = student.capture.size()
+        self.rows, self.columns = grid_size(self.height, self.width, config.stride)
+        self.contracted = student.is_contracted()
+        self.network = fold_batch_norms(student.network)
+        u = (torch.arange(self.columns) + 0.5) * config.stride
+        v = (torch.arange(self.rows) + 0.5) * config.stride
+        self.register_buffer("u", u.repeat(self.rows)[None, None])
+        self.register_buffer("v", v.repeat_interleave(self.columns)[None, None])
+        self.register_buffer("depths", student.depths().detach().cpu().reshape(1, -1, 1, 1))
+        self.register_buffer("frequencies", 2.0 ** torch.arange(config.num_frequencies).float().reshape(1, 1, -1, 1))
+
+    def encode(
+        self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
+    ) -> Float[Tensor, "1 channels rows columns"]:
+        """The network's input; equal to ``Student.encode_rays`` of the camera's low-resolution rays."""
+        fx, fy, cx, cy = intrinsics.reshape(1, 1, 4).split(1, dim=2)
+        x, y = (self.u - cx) / fx, (cy - self.v) / fy
+        rotation, origin = camera_to_world.split([3, 1], dim=2)
+        directions = rotation @ torch.cat([x, y, -torch.ones_like(self.u)], dim=1)
+        points = origin[:, None] + self.depths * directions[:, None]
+        if self.contracted:
+            size = points.abs().amax(dim=2, keepdim=True).clamp(min=1.0)
+            points = points * ((2.0 - 1.0 / size) / size)
+        points = points.reshape(1, -1, 1, self.rows * self.columns)
+        angles = points * self.frequencies
+        encoded = torch.cat([angles.sin(), angles.cos(), points], dim=2)
+        return encoded.reshape(1, -1, self.rows, self.columns)
+
+    def forward(
+        self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
+    ) -> Float[Tensor, "1 3 height width"]:
+        """Args: an OpenGL camera-to-world matrix in the run's world frame; fx, fy, cx, cy in output pixels.
+
+        Returns:
+            RGB in 0..1.
+        """
+        picture = self.network(self.encode(camera_to_world, intrinsics))
+        return picture.narrow(2, 0, self.height).narrow(3, 0, self.width)

@@ -1,0 +1,132 @@
+"""manifest.json: what a client must know to ask a package for a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobiler2l_ns.student.student import Student
+
+NAME = "manifest.json"
+
+
+@dataclass
+class PackageFile:
+    """One package in the export folder."""
+
+    format: str
+    """coreml or onnx."""
+    path: str
+    """File or folder beside the manifest."""
+    contract: str
+    """What goes in and comes out."""
+    precision: str
+    """Precision of the network's weights and activations; rays and encoding are always float32."""
+    bytes: int
+    """Size of the file, or of all files in the folder."""
+    sha256: dict[str, str]
+    """Digest of each file."""
+    psnr_student: float
+    """PSNR in dB to the PyTorch student on held-out cameras."""
+    run_by: str
+    """Runtime that gave the compared pictures."""
+
+
+def digests(package: Path) -> tuple[int, dict[str, str]]:
+    """Bytes and SHA-256 of a file, or of each file of a folder (paths relative to the package's parent)."""
+    files = [package] if package.is_file() else sorted(path for path in package.rglob("*") if path.is_file())
+    names = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in files}
+    return sum(map(len, names.values())), {name: hashlib.sha256(data).hexdigest() for name, data in names.items()}
+
+
+def student_digest(student: Student) -> str:
+    """SHA-256 of the student's weights and geometry: which student a package holds."""
+    digest = hashlib.sha256()
+    for name, value in sorted(student.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _numbers(tensor: torch.Tensor) -> Any:
+    return tensor.detach().cpu().tolist()
+
+
+def describe(student: Student) -> dict[str, Any]:
+    """Everything but the list of files."""
+    capture, config = student.capture, student.config
+    height, width = capture.size()
+    fx, fy, cx, cy = _numbers(capture.intrinsics)
+    near, far = _numbers(capture.depth_range)
+    return {
+        "format_version": 1,
+        "generator": "mobiler2l-ns",
+        "student_sha256": student_digest(student),
+        "inputs": {
+            "camera_to_world": {
+                "shape": [1, 3, 4],
+                "dtype": "float32",
+                "layout": "rows of a camera-to-world matrix in the world frame of the run; OpenGL camera axes: "
+                "x right, y up, the camera looks along -z",
+            },
+            "intrinsics": {
+                "shape": [1, 4],
+                "dtype": "float32",
+                "layout": "fx, fy, cx, cy in output pixels, origin at the top left corner of the picture; keep the "
+                "focal length below: the student knows rays of that spacing only",
+            },
+        },
+        "output": {"image": {"layout": "RGB", "height": height, "width": width}},
+        "size": {"height": height, "width": width},
+        "stride": config.stride,
+        "focal": {"fx": fx, "fy": fy},
+        "principal_point": {"cx": cx, "cy": cy},
+        "rays": "one through the centre of each stride x stride block of pixels: ((u - cx) / fx, (cy - v) / fy, -1) "
+        "with u, v = (index + 0.5) * stride, not normalised, so that depths run along the optical axis",
+        "near": near,
+        "far": far,
+        "depths": _numbers(student.depths()),
+        "num_points": config.num_points,
+        "num_frequencies": config.num_frequencies,
+        "encoding": "points depth-major (x, y, z of the first depth, ...); each scalar p becomes sin(2^i p) for i < L, "
+        "cos(2^i p) for i < L, p",
+        "contraction": "points beyond the cube of half side 1 move to (2 - 1/m) * p / m, m = max |coordinate|"
+        if student.is_contracted()
+        else "none",
+        "world": {
+            "transform": _numbers(capture.world_transform),
+            "scale": float(capture.world_scale),
+            "meaning": "a point x of the capture's own coordinates is scale * (transform @ [x, 1]) in the world frame",
+        },
+        "start_pose": _numbers(capture.start_pose),
+        "pose_range": {
+            "look_at": _numbers(capture.get_buffer("look_at")),
+            "distance": _numbers(capture.get_buffer("distance")),
+            "elevation_degrees": _numbers(capture.get_buffer("elevation")),
+            "azimuth_degrees": dict(zip(("start", "extent"), _numbers(capture.get_buffer("azimuth")), strict=True)),
+            "centre_box": _numbers(capture.get_buffer("centre_box")),
+        },
+        "held_out_poses": _numbers(capture.proof_poses),
+    }
+
+
+def write(folder: Path, student: Student, file: PackageFile) -> Path:
+    """Write the manifest of a folder, keeping the entries of other packages of the same student."""
+    path = folder / NAME
+    manifest = describe(student)
+    files = []
+    if path.exists():
+        previous = json.loads(path.read_text(encoding="utf8"))
+        if previous.get("student_sha256") == manifest["student_sha256"]:
+            files = [entry for entry in previous["files"] if entry["path"] != file.path]
+    manifest["files"] = sorted([*files, asdict(file)], key=lambda entry: entry["path"])
+    partial = path.with_name(f"{NAME}.{os.getpid()}.part")
+    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf8")
+    partial.replace(path)
+    return path

@@ -1,0 +1,151 @@
+"""What ns-train registers: one recipe, and the variants that replace parts of it.
+
+This module is loaded by every ns-* command. It imports nothing that only export needs.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, OptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.models.nerfacto import NerfactoModelConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from mobiler2l_ns import nerfstudio_hooks
+from mobiler2l_ns.data.datamanager import MobileR2LDataManagerConfig
+from mobiler2l_ns.model import MobileR2LModelConfig
+from mobiler2l_ns.optimizer import AdamWOptimizerConfig
+from mobiler2l_ns.pipeline import MobileR2LPipelineConfig
+from mobiler2l_ns.schedule import StudentSchedulerConfig
+from mobiler2l_ns.trainer import MobileR2LTrainerConfig
+
+nerfstudio_hooks.install()
+
+
+def _teacher_optimizers(max_steps: int, camera_steps: int) -> dict[str, Any]:
+    def group(lr: float, lr_final: float, steps: int) -> dict[str, Any]:
+        optimizer: OptimizerConfig = AdamOptimizerConfig(lr=lr, eps=1e-15)
+        return {
+            "optimizer": optimizer,
+            "scheduler": ExponentialDecaySchedulerConfig(lr_final=lr_final, max_steps=steps),
+        }
+
+    return {
+        "proposal_networks": group(1e-2, 1e-4, max_steps),
+        "fields": group(1e-2, 1e-4, max_steps),
+        "camera_opt": group(1e-3, 1e-4, camera_steps),
+    }
+
+
+_full = MobileR2LTrainerConfig(
+    method_name="mobiler2l",
+    steps_per_eval_batch=500,
+    steps_per_eval_image=1000,
+    steps_per_save=2000,
+    mixed_precision=True,
+    pipeline=MobileR2LPipelineConfig(
+        datamanager=MobileR2LDataManagerConfig(
+            dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=4096
+        ),
+        model=MobileR2LModelConfig(),
+        # nerfstudio's own nerfacto.
+        teacher=NerfactoModelConfig(
+            eval_num_rays_per_chunk=1 << 15,
+            average_init_density=0.01,
+            camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"),
+        ),
+    ),
+    optimizers={
+        **_teacher_optimizers(max_steps=200_000, camera_steps=5_000),
+        "student": {
+            "optimizer": AdamWOptimizerConfig(lr=2e-3),
+            "scheduler": StudentSchedulerConfig(),
+        },
+    },
+    viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+    vis="viewer",
+)
+
+_tiny_hash_grid = {"hidden_dim": 16, "log2_hashmap_size": 12, "num_levels": 4, "max_res": 128, "use_linear": False}
+
+_tiny = replace(
+    _full,
+    method_name="mobiler2l-tiny",
+    steps_per_eval_image=500,
+    steps_per_save=500,
+    mixed_precision=False,
+    pipeline=replace(
+        _full.pipeline,
+        datamanager=replace(
+            _full.pipeline.datamanager,
+            max_image_size=128,
+            train_num_rays_per_batch=512,
+            eval_num_rays_per_batch=512,
+            pool_views=160,
+            refresh_rate=0.02,
+        ),
+        model=replace(_full.pipeline.model, width=96, num_blocks=10, sr_channels=(48, 32, 16)),
+        teacher=replace(
+            _full.pipeline.teacher,
+            implementation="torch",
+            num_levels=8,
+            max_res=256,
+            log2_hashmap_size=14,
+            hidden_dim=32,
+            hidden_dim_color=32,
+            num_proposal_iterations=1,
+            num_proposal_samples_per_ray=(48,),
+            num_nerf_samples_per_ray=16,
+            proposal_net_args_list=[_tiny_hash_grid],
+            proposal_warmup=500,
+            proposal_weights_anneal_max_num_iters=300,
+        ),
+        teacher_steps=1200,
+        distill_steps=1200,
+        finetune_steps=200,
+    ),
+    optimizers={
+        **_teacher_optimizers(max_steps=1500, camera_steps=1500),
+        "student": {
+            "optimizer": AdamWOptimizerConfig(lr=2e-3),
+            "scheduler": StudentSchedulerConfig(warmup_steps=50),
+        },
+    },
+)
+
+_paper = replace(
+    _full,
+    method_name="mobiler2l-paper",
+    pipeline=replace(
+        _full.pipeline,
+        datamanager=replace(
+            _full.pipeline.datamanager, views_per_batch=10, pool_views=10_000, pool_budget_gib=20.0, refresh_rate=0.0
+        ),
+        model=replace(_full.pipeline.model, jitter="batch"),
+        distill_steps=600_000,
+        finetune_steps=0,
+    ),
+    optimizers={
+        **_full.optimizers,
+        "student": {
+            "optimizer": AdamWOptimizerConfig(lr=5e-4),
+            "scheduler": StudentSchedulerConfig(warmup_steps=200, warmup_from=0.2, shape="exponential"),
+        },
+    },
+)
+
+
+def _specification(config: MobileR2LTrainerConfig, description: str) -> MethodSpecification:
+    # Variants share no mutable parts: a command line changes its own copy only.
+    return MethodSpecification(config=deepcopy(config), description=description)
+
+
+mobiler2l = _specification(_full, "Capture to phone: a nerfacto teacher distilled into a real-time neural light field.")
+mobiler2l_tiny = _specification(_tiny, "MobileR2L at 128 pixels, sized so that a laptop CPU finishes in minutes.")
+mobiler2l_paper = _specification(_paper, "MobileR2L as published: the official D60-SR3 network, batch and schedule.")

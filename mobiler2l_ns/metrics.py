@@ -1,0 +1,65 @@
+"""How pictures are compared: PSNR, SSIM on NCHW images, and LPIPS when its weights can be had."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+Image = Float[Tensor, "h w 3"]
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of two pictures in 0..1, a scalar tensor."""
+    return -10.0 * torch.log10(torch.mean((a.float() - b.float()) ** 2).clamp(min=1e-16))
+
+
+def ssim(a: Image, b: Image) -> float:
+    """Structural similarity with an 11-pixel Gaussian window, over the picture's rows and columns."""
+    value = structural_similarity_index_measure(
+        a.permute(2, 0, 1)[None].float(), b.permute(2, 0, 1)[None].float(), data_range=1.0
+    )
+    assert isinstance(value, Tensor)
+    return float(value)
+
+
+class LazyLPIPS(nn.Module):
+    """LPIPS (AlexNet) whose weights are fetched at the first call and never enter a state dict.
+
+    torchmetrics' own class downloads them in its constructor, which makes every model that owns one unbuildable without
+    a network. Where they cannot be had, one warning is printed and the value is NaN.
+    """
+
+    _networks: dict[str, Any] = {}
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def forward(self, a: Float[Tensor, "1 3 h w"], b: Float[Tensor, "1 3 h w"]) -> Tensor:
+        if "alex" not in self._networks:
+            try:
+                from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+                self._networks["alex"] = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+            except Exception as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                CONSOLE.print(f"[yellow]LPIPS is left out: its weights cannot be had ({reason})")
+                self._networks["alex"] = None
+        network = self._networks["alex"]
+        if network is None:
+            return torch.tensor(math.nan)
+        value = network.to(a.device)(a.float().clamp(0.0, 1.0), b.float().clamp(0.0, 1.0))
+        network.reset()
+        return value
+
+
+def image_metrics(picture: Image, reference: Image, lpips: LazyLPIPS) -> dict[str, float]:
+    """PSNR, SSIM and, if its weights can be had, LPIPS of a picture in 0..1."""
+    metrics = {"psnr": float(psnr(picture, reference)), "ssim": ssim(picture, reference)}
+    distance = float(lpips(picture.permute(2, 0, 1)[None], reference.permute(2, 0, 1)[None]))
+    return metrics if math.isnan(distance) else {**metrics, "lpips": distance}

@@ -1,0 +1,207 @@
+"""The nerfstudio Model: shows and measures the student and its teacher, whichever the phase or the viewer asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils import colormaps
+from nerfstudio.viewer.viewer_elements import ViewerDropdown
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.functional import mse_loss
+
+from mobiler2l_ns.data.photos import over_background
+from mobiler2l_ns.metrics import LazyLPIPS, image_metrics, psnr
+from mobiler2l_ns.phases import Phase
+from mobiler2l_ns.student.network import StudentConfig
+from mobiler2l_ns.student.student import Student
+from mobiler2l_ns.teacher import render_teacher
+
+Outputs = dict[str, Tensor]
+Shown = Literal["phase", "student", "teacher", "side by side", "error"]
+ERROR_RANGE = 0.25
+"""Mean absolute colour error that the error map shows as its brightest colour."""
+
+
+@dataclass
+class MobileR2LModelConfig(StudentConfig, ModelConfig):
+    """The student's network and how it is trained and shown."""
+
+    _target: type = field(default_factory=lambda: MobileR2LModel)
+    """Target class to instantiate."""
+    enable_collider: bool = False
+    """Unused: the student samples between its own near and far."""
+    near: float | None = None
+    """Depth of a ray's first point; None measures it on the teacher's pseudo views."""
+    far: float | None = None
+    """Depth of a ray's last point; None measures it on the teacher's pseudo views."""
+    background_color: Literal["white", "black"] = "white"
+    """What photos with an alpha channel are laid over."""
+
+
+class MobileR2LModel(Model):
+    """Student and teacher behind nerfstudio's Model interface.
+
+    In the teacher phase it is the teacher; afterwards the student, whose ray bundles are low-resolution rays of shape
+    (views, rows, columns). Metrics and losses carry the name of the one they belong to.
+    """
+
+    config: MobileR2LModelConfig
+
+    def populate_modules(self) -> None:
+        super().populate_modules()
+        self.student = Student(self.config)
+        self.phase = Phase.DISTIL
+        self.lpips = LazyLPIPS()
+        self.show = ViewerDropdown[Shown](
+            "Show", "phase", ["phase", "student", "teacher", "side by side", "error"]
+        )
+        self._comparing = False
+        # A teacher of another run stays out of the module tree, and so out of checkpoints and optimizers.
+        self._loaded_teacher: tuple[Model, ...] = ()
+
+    def add_teacher(self, teacher: Model, trained_here: bool) -> None:
+        """Set the teacher; one trained here becomes part of the checkpoint."""
+        if trained_here:
+            self.teacher = teacher
+        else:
+            self._loaded_teacher = (teacher,)
+
+    def find_teacher(self) -> Model | None:
+        """The teacher, wherever it comes from."""
+        return self._modules.get("teacher") or next(iter(self._loaded_teacher), None)  # type: ignore[return-value]
+
+    def background(self) -> Tensor:
+        """The colour transparent photos are laid over, (3,)."""
+        return torch.full((3,), 1.0 if self.config.background_color == "white" else 0.0)
+
+    # Training
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        trained_here = self._modules.get("teacher")
+        groups = trained_here.get_param_groups() if isinstance(trained_here, Model) else {}
+        return {**groups, "student": list(self.student.parameters())}
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        trained_here = self._modules.get("teacher")
+        return trained_here.get_training_callbacks(attributes) if isinstance(trained_here, Model) else []
+
+    def get_outputs(self, ray_bundle: RayBundle | Cameras) -> Outputs:
+        """Teacher: colours of rays. Student: ``rgb`` (views, H, W, 3) of low-resolution rays."""
+        assert isinstance(ray_bundle, RayBundle)
+        if self.phase is Phase.TEACHER:
+            return self.teacher(ray_bundle)
+        directions = ray_bundle.directions * ray_bundle.metadata["directions_norm"]
+        return {"rgb": self.student(ray_bundle.origins, directions).permute(0, 2, 3, 1)}
+
+    def get_metrics_dict(self, outputs: Outputs, batch: dict) -> Outputs:
+        if self.phase is Phase.TEACHER:
+            return {f"teacher_{name}": value for name, value in self.teacher.get_metrics_dict(outputs, batch).items()}
+        image = batch["image"].to(self.device)
+        reference = "teacher" if self.phase is Phase.DISTIL else "photos_and_teacher"
+        # Where a mask hides the picture, take the student's own pixels: only the rest counts.
+        visible = batch["mask"].to(self.device)[..., None] if "mask" in batch else torch.ones_like(image[..., :1])
+        squared = ((outputs["rgb"].detach() - image) ** 2 * visible).sum() / (3 * visible.sum())
+        return {f"student_psnr_to_{reference}": -10 * torch.log10(squared.clamp(min=1e-16))}
+
+    def get_loss_dict(self, outputs: Outputs, batch: dict, metrics_dict: Outputs | None = None) -> Outputs:
+        if self.phase is Phase.TEACHER:
+            metrics = {name.removeprefix("teacher_"): value for name, value in (metrics_dict or {}).items()}
+            losses = self.teacher.get_loss_dict(outputs, batch, metrics)
+            return {f"teacher_{name}": value for name, value in losses.items()}
+        image = batch["image"].to(self.device)
+        if "mask" not in batch:
+            return {"student_rgb_loss": mse_loss(outputs["rgb"], image)}
+        mask = batch["mask"].to(self.device)[..., None]
+        return {"student_rgb_loss": ((outputs["rgb"] - image) ** 2 * mask).sum() / (3 * mask.sum().clamp(min=1.0))}
+
+    # Looking
+
+    @torch.no_grad()
+    def render_student(self, camera: Cameras) -> Outputs:
+        """Picture of the student. It predicts colour alone: ``depth`` is the middle of its range, ``accumulation`` 1."""
+        training = self.student.training
+        self.student.eval()
+        try:
+            rgb = self.student.render(camera)
+        finally:
+            self.student.train(training)
+        ones = torch.ones_like(rgb[..., :1])
+        return {"rgb": rgb, "accumulation": ones, "depth": ones * self.student.capture.depth_range.mean()}
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
+        """What the viewer's control asks for: by default the model of the phase.
+
+        Args:
+            camera: one camera of any size, focal length and principal point; it is not changed.
+            obb_box: crops the teacher; a light field has no space to crop.
+
+        Returns:
+            ``rgb`` (H, W, 3), ``accumulation`` and ``depth`` (H, W, 1), exactly the camera's size.
+        """
+        teacher = self.find_teacher()
+        shown = self.show.value
+        if shown == "phase" or (teacher is None and shown != "student"):
+            shown = "teacher" if self.phase is Phase.TEACHER and teacher is not None else "student"
+        if shown == "student":
+            outputs = self.render_student(camera)
+            if self._comparing and teacher is not None:
+                outputs["teacher_rgb"] = render_teacher(teacher, camera)["rgb"].to(outputs["rgb"])
+            return outputs
+        assert teacher is not None
+        if self._comparing or obb_box is None:
+            theirs = render_teacher(teacher, camera)
+        else:
+            theirs = teacher.get_outputs_for_camera(camera.to(teacher.device), obb_box=obb_box)
+        if self._comparing and self.phase is Phase.TEACHER:
+            return theirs
+        rgb = theirs["rgb"]
+        ones = torch.ones_like(rgb[..., :1])
+        outputs = {"rgb": rgb, "accumulation": theirs.get("accumulation", ones), "depth": theirs.get("depth", ones)}
+        if shown == "teacher":
+            return outputs
+        student = self.render_student(camera)
+        if shown == "error":
+            error = (student["rgb"] - rgb).abs().mean(-1, keepdim=True)
+            return {**student, "rgb": colormaps.apply_float_colormap((error / ERROR_RANGE).clamp(0, 1), "turbo")}
+        half = rgb.shape[1] // 2
+        return {name: torch.cat([outputs[name][:, :half], student[name][:, half:]], dim=1) for name in student}
+
+    # Measuring
+
+    @contextmanager
+    def comparing(self) -> Iterator[None]:
+        """Within it the student's outputs carry the teacher's picture of the same camera, for metrics."""
+        self._comparing = True
+        try:
+            yield
+        finally:
+            self._comparing = False
+
+    def get_image_metrics_and_images(self, outputs: Outputs, batch: dict) -> tuple[dict[str, float], Outputs]:
+        """Student (or in its phase the teacher) against the photo, and the student against the teacher."""
+        if self.phase is Phase.TEACHER:
+            metrics, images = self.teacher.get_image_metrics_and_images(outputs, batch)
+            return {f"teacher_{name}": value for name, value in metrics.items() if value == value}, images
+        photo = over_background(batch["image"].to(self.device), self.background())
+        rgb = outputs["rgb"]
+        metrics, shown = image_metrics(rgb, photo, self.lpips), [photo, rgb]
+        if "teacher_rgb" in outputs:
+            theirs = outputs["teacher_rgb"]
+            metrics["psnr_to_teacher"] = float(psnr(rgb, theirs))
+            metrics.update({f"teacher_{k}": v for k, v in image_metrics(theirs, photo, self.lpips).items()})
+            shown.insert(1, theirs)
+        error = (rgb - photo).abs().mean(-1, keepdim=True) / ERROR_RANGE
+        shown.append(colormaps.apply_float_colormap(error.clamp(0, 1), "turbo"))
+        return metrics, {"img": torch.cat(shown, dim=1)}
+

@@ -1,0 +1,267 @@
+"""Teacher, distil, fine-tune: which phase is this step, what does it optimise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.models.nerfacto import NerfactoModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from mobiler2l_ns.data.datamanager import MobileR2LDataManager, MobileR2LDataManagerConfig
+from mobiler2l_ns.data.poses import pose_range
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.finetuning import BestStudent, held_out_psnr
+from mobiler2l_ns.metrics import psnr
+from mobiler2l_ns.model import MobileR2LModel, MobileR2LModelConfig
+from mobiler2l_ns.phases import Phase, PhasePlan
+from mobiler2l_ns.runs import read_run_config
+from mobiler2l_ns.student.capture import PROOF_POSES
+from mobiler2l_ns.teacher import (
+    adopted_dataparser,
+    check_teacher,
+    fingerprint,
+    for_objects,
+    lazy_lpips,
+    load_teacher,
+    render_teacher,
+)
+
+FINETUNE_CHECKS = 10
+"""How often in the fine-tuning phase the held-out photos are looked at."""
+
+
+@dataclass
+class MobileR2LPipelineConfig(VanillaPipelineConfig):
+    """One run: a teacher, a student distilled from it, fine-tuned on the photos."""
+
+    _target: type = field(default_factory=lambda: MobileR2LPipeline)
+    """Target class to instantiate."""
+    datamanager: MobileR2LDataManagerConfig = field(default_factory=MobileR2LDataManagerConfig)
+    """Photos and pseudo views."""
+    model: MobileR2LModelConfig = field(default_factory=MobileR2LModelConfig)
+    """The student."""
+    teacher: NerfactoModelConfig = field(default_factory=NerfactoModelConfig)
+    """The teacher trained in this run."""
+    teacher_preset: Literal["auto", "object", "scene"] = "auto"
+    """object: nerfstudio's nerfacto settings for synthetic objects (white background, near 2, far 6, no contraction,
+    cameras as given) replace those of --pipeline.teacher; scene: as given there; auto: object for Blender data."""
+    teacher_load_config: Path | None = None
+    """config.yml of an existing nerfstudio run of any method: it is the teacher, and the teacher phase is skipped."""
+    teacher_steps: int = 20_000
+    """Steps of the teacher phase."""
+    distill_steps: int = 100_000
+    """Steps of distillation on pseudo views."""
+    finetune_steps: int = 5_000
+    """Steps of fine-tuning on the photos, mixed with pseudo views; 0 leaves it out."""
+
+    def plan(self) -> PhasePlan:
+        """The phases of this run."""
+        teacher = 0 if self.teacher_load_config is not None else self.teacher_steps
+        return PhasePlan(teacher=teacher, distil=self.distill_steps, finetune=self.finetune_steps)
+
+    def adopt_teacher(self) -> None:
+        """Take the dataparser, and so the world frame, of a loaded teacher; remember where the teacher lives.
+
+        Raises:
+            UserError: if there is no such run.
+        """
+        if self.teacher_load_config is None:
+            return
+        self.teacher_load_config = self.teacher_load_config.expanduser().resolve()
+        dataparser = adopted_dataparser(read_run_config(self.teacher_load_config), self.datamanager.data)
+        self.datamanager.dataparser = dataparser  # type: ignore[assignment]
+        self.datamanager.data = dataparser.data  # type: ignore[attr-defined]
+
+
+class MobileR2LPipeline(VanillaPipeline):
+    """nerfstudio's pipeline, with the phase set before each step and the student's start and end taken care of."""
+
+    config: MobileR2LPipelineConfig
+    datamanager: MobileR2LDataManager
+    model: MobileR2LModel
+
+    def __init__(
+        self,
+        config: MobileR2LPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        self.plan = config.plan()
+        self.best_student: BestStudent | None = None
+        self._announced: Phase | None = None
+        trains = test_mode == "val"
+        if config.teacher_load_config is None:
+            self._build_teacher(device, grad_scaler)
+        else:
+            self._load_teacher(config.teacher_load_config, device, required=trains)
+        self.datamanager.connect(self.model.student.config.stride, self._render if trains else None)
+        self._record_capture()
+
+    # Setup
+
+    def _build_teacher(self, device: str, grad_scaler: Any) -> None:
+        dataset = self.datamanager.train_dataset
+        preset = self.config.teacher_preset
+        if preset == "auto":
+            blender = isinstance(self.datamanager.dataparser_config, BlenderDataParserConfig)
+            preset = "object" if blender else "scene"
+        config = for_objects(self.config.teacher) if preset == "object" else self.config.teacher
+        with lazy_lpips():
+            teacher = config.setup(
+                scene_box=dataset.scene_box,
+                num_train_data=len(dataset),
+                metadata=dataset.metadata,
+                device=device,
+                grad_scaler=grad_scaler,
+                seed_points=None,
+            )
+        self.model.add_teacher(teacher.to(device), trained_here=True)
+        self.model.student.capture.record(unbounded=torch.tensor(not config.disable_scene_contraction))
+
+    def _load_teacher(self, config_path: Path, device: str, required: bool) -> None:
+        try:
+            loaded = load_teacher(config_path, self.datamanager.config.data, device)
+            if required:
+                check_teacher(loaded, self.datamanager.train_dataset)
+        except UserError as error:
+            if required:
+                raise
+            CONSOLE.print(f"[yellow]Only the student is shown. {error}")
+            return
+        self.model.add_teacher(loaded.model, trained_here=False)
+        bounded = getattr(loaded.model.config, "disable_scene_contraction", None)
+        if bounded is None:
+            bounded = isinstance(self.datamanager.dataparser_config, BlenderDataParserConfig)
+        self.model.student.capture.record(unbounded=torch.tensor(not bounded))
+
+    def _record_capture(self) -> None:
+        """Write what viewing and exporting need to know of the capture into the student's buffers."""
+        view, outputs = self.datamanager.view, self.datamanager.train_dataparser_outputs
+        held_out = self.datamanager.eval_dataset.cameras.camera_to_worlds.cpu().float()
+        if len(held_out) == 0:
+            held_out = self.datamanager.train_poses
+        chosen = torch.linspace(0, len(held_out) - 1, PROOF_POSES).round().long()
+        self.model.student.capture.record(
+            image_size=torch.tensor([view.height, view.width]),
+            intrinsics=view.intrinsics(),
+            world_transform=outputs.dataparser_transform.cpu().float()[:3],
+            world_scale=torch.tensor(float(outputs.dataparser_scale)),
+            start_pose=self.datamanager.train_poses[0].float(),
+            proof_poses=held_out[chosen],
+        )
+        trained = torch.cat([self.datamanager.sample_poses(2048), self.datamanager.train_poses.float()])
+        self.model.student.capture.record_poses(pose_range(trained, self.datamanager.look_at))
+
+    def _render(self, camera: Cameras) -> dict[str, Tensor]:
+        teacher = self.model.find_teacher()
+        assert teacher is not None
+        return render_teacher(teacher, camera)
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        self._enter(self.plan.at(step))
+        if any(name.startswith("best_student.") for name in loaded_state):
+            self.best_student = BestStudent(self.model.student.network)
+        super().load_pipeline(loaded_state, step)
+
+    # Phases
+
+    def _enter(self, phase: Phase) -> None:
+        self.model.phase = self.datamanager.phase = phase
+
+    def begin_step(self, step: int) -> None:
+        """Set the phase of a step, and on its first step here announce it and prepare what it needs."""
+        phase = self.plan.at(step)
+        self._enter(phase)
+        if phase is self._announced:
+            return
+        self._announced = phase
+        begin, length = self.plan.start(phase), self.plan.length(phase)
+        at = f", from step {step - begin}" if step > begin else ""
+        CONSOLE.rule(f"[bold green]{phase.value}: {length} steps of {self.plan.total}{at}")
+        if phase is Phase.TEACHER:
+            return
+        teacher = self.model.find_teacher()
+        assert teacher is not None
+        cached = self.config.datamanager.cache_dir is not None
+        self.datamanager.fill_pool(fingerprint(teacher) if cached else "")
+        self._measure_depth_range()
+        if phase is Phase.FINETUNE:
+            self.datamanager.load_photos(self.model.background())
+            self._consider_student()
+
+    def _measure_depth_range(self) -> None:
+        """Near and far of the student, once: they are part of what it learns."""
+        capture = self.model.student.capture
+        if float(capture.depth_range[0]) > 0:
+            return
+        if not self.datamanager.depth_quantiles:
+            self.datamanager.measure_depth()
+        measured = self.datamanager.depth_range()
+        near, far = self.config.model.near, self.config.model.far
+        if measured is None and (near is None or far is None):
+            raise UserError("The teacher gives no depth: set --pipeline.model.near and --pipeline.model.far")
+        near, far = near if near is not None else measured[0], far if far is not None else measured[1]  # type: ignore[index]
+        if not 0.0 < near < far:
+            raise UserError(f"Near {near:.3g} and far {far:.3g} are no depth range: set --pipeline.model.near and .far")
+        capture.record(depth_range=torch.tensor([near, far], device=capture.depth_range.device))
+        CONSOLE.print(f"The student samples depths from {near:.3g} to {far:.3g}")
+
+    def end_step(self, step: int) -> None:
+        """While fine-tuning, watch the held-out photos; at the end of the run return to the best student."""
+        if self.plan.at(step) is not Phase.FINETUNE:
+            return
+        done = step + 1 - self.plan.start(Phase.FINETUNE)
+        last = done >= self.plan.finetune
+        if last or done % max(1, self.plan.finetune // FINETUNE_CHECKS) == 0:
+            score = self._consider_student()
+            assert self.best_student is not None
+            if last:
+                self.model.student.network.load_state_dict(self.best_student.network.state_dict())
+                CONSOLE.print(
+                    f"Held-out photos: {float(self.best_student.before):.2f} dB before fine-tuning, "
+                    f"{score:.2f} dB at its end, {float(self.best_student.best):.2f} dB kept"
+                )
+
+    def _consider_student(self) -> float:
+        assert self.datamanager.held_out is not None
+        score = held_out_psnr(self.model.student, self.datamanager.held_out)
+        if self.best_student is None:
+            self.best_student = BestStudent(self.model.student.network)
+        self.best_student.consider(self.model.student.network, score)
+        return score
+
+    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        begin = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.begin_step, 1)
+        end = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.end_step, 1)
+        return [begin, *super().get_training_callbacks(training_callback_attributes), end]
+
+    # Measuring
+
+    def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        if self.model.phase is Phase.TEACHER:
+            return super().get_eval_loss_dict(step)
+        camera, batch = self.datamanager.next_eval_image(step)
+        outputs = self.model.render_student(camera)
+        photo = batch["image"].to(self.device)[..., :3]
+        loss = torch.nn.functional.mse_loss(outputs["rgb"], photo)
+        return outputs, {"student_rgb_loss": loss}, {"student_psnr": psnr(outputs["rgb"], photo)}
+
+    def get_eval_image_metrics_and_images(self, step: int):
+        with self.model.comparing():
+            return super().get_eval_image_metrics_and_images(step)
+
+    def get_average_image_metrics(self, *args, **kwargs):
+        with self.model.comparing():
+            return super().get_average_image_metrics(*args, **kwargs)

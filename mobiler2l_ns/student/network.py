@@ -1,0 +1,188 @@
+"""The student network: a residual backbone of 1x1 convolutions on low-resolution rays, then super-resolution.
+
+Source: MobileR2L (Cao et al., CVPR 2023) §3.2-3.3 and its official release. Every row of the paper's Tables 4 and 5,
+and R2L itself (no super-resolution), is a setting of ``StudentConfig``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mobiler2l_ns.student.encoding import DepthSpacing, Jitter, encoding_channels
+
+Activation = Literal["gelu", "relu", "none"]
+
+
+@dataclass
+class StudentConfig:
+    """Shape of the student. The defaults are the paper's D60-SR3."""
+
+    num_points: int = 8
+    """K: points sampled along each ray."""
+    num_frequencies: int = 6
+    """L: frequencies of the positional encoding."""
+    width: int = 256
+    """Channels of the backbone."""
+    num_blocks: int = 29
+    """Residual blocks of the backbone, two layers each."""
+    layer: Literal["conv1x1", "mlp"] = "conv1x1"
+    """The backbone's layers: 1x1 convolutions, or the same linear maps as an MLP over the rays (R2L)."""
+    activation: Activation = "gelu"
+    """Activation of all layers."""
+    norm: bool = True
+    """Batch norm after every convolution of a residual block; export folds it away."""
+    strides: tuple[int, ...] = (2, 2, 2)
+    """Upsampling of each super-resolution module, 2 or 3; their product, from 1 to 16, is the side of a ray's block of
+    pixels. Empty: no super-resolution, one ray a pixel."""
+    sr_channels: tuple[int, ...] = (64, 64, 16)
+    """Channels of the super-resolution modules, aligned at the end; with more modules the first entry is repeated."""
+    sr_blocks: int = 2
+    """Residual blocks in each super-resolution module."""
+    jitter: Jitter = "ray"
+    """Random shift of the points along the ray while training: none, one draw a batch, or one draw a ray."""
+    depth_spacing: DepthSpacing | Literal["auto"] = "auto"
+    """Spacing of the K depths; auto is linear for bounded scenes and disparity with scene contraction."""
+    contraction: Literal["auto", "on", "off"] = "auto"
+    """Contract the sampled points like nerfstudio does for unbounded scenes; auto follows the teacher."""
+
+    @property
+    def stride(self) -> int:
+        """Output pixels per low-resolution ray and side."""
+        return math.prod(self.strides)
+
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of each super-resolution module.
+
+        Raises:
+            ValueError: if the strides or channels cannot make a network.
+        """
+        if any(stride not in (2, 3) for stride in self.strides) or self.stride > 16:
+            raise ValueError(f"strides {self.strides}: each must be 2 or 3 and their product at most 16")
+        if not self.strides:
+            return ()
+        if not self.sr_channels:
+            raise ValueError("sr_channels is empty: give at least one entry, or no strides")
+        missing = len(self.strides) - len(self.sr_channels)
+        channels = (self.sr_channels[0],) * max(missing, 0) + tuple(self.sr_channels)
+        return channels[len(channels) - len(self.strides) :]
+
+
+class PointwiseLinear(nn.Linear):
+    """A linear map over the channels of an NCHW map: the MLP twin of a 1x1 convolution."""
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _activation(name: Activation) -> nn.Module:
+    return {"gelu": nn.GELU, "relu": nn.ReLU, "none": nn.Identity}[name]()
+
+
+def _layer(kind: str, inputs: int, outputs: int) -> nn.Module:
+    return PointwiseLinear(inputs, outputs) if kind == "mlp" else nn.Conv2d(inputs, outputs, kernel_size=1)
+
+
+class ResidualBlock(nn.Module):
+    """``x + [layer, norm, activation, layer, norm](x)``; no activation after the sum (paper Fig. 4)."""
+
+    def __init__(self, channels: int, activation: Activation, norm: bool, layer: str = "conv1x1") -> None:
+        super().__init__()
+
+        def normed() -> list[nn.Module]:
+            return [_layer(layer, channels, channels)] + ([nn.BatchNorm2d(channels)] if norm else [])
+
+        self.body = nn.Sequential(*normed(), _activation(activation), *normed())
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return x + self.body(x)
+
+
+class SuperResolution(nn.Module):
+    """One super-resolution module: a transposed convolution (k4 s2 p1, or k3 s3), then residual blocks."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, blocks: int, activation: Activation, norm: bool) -> None:
+        super().__init__()
+        kernel, padding = (4, 1) if stride == 2 else (3, 0)
+        self.up = nn.ConvTranspose2d(inputs, outputs, kernel, stride=stride, padding=padding)
+        self.blocks = nn.Sequential(*(ResidualBlock(outputs, activation, norm) for _ in range(blocks)))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d sh sw"]:
+        return self.blocks(self.up(x))
+
+
+class StudentNetwork(nn.Module):
+    """Encoded low-resolution rays in, picture out.
+
+    Example:
+        >>> network = StudentNetwork(StudentConfig(width=16, num_blocks=2)).eval()
+        >>> network(torch.zeros(1, 312, 5, 4)).shape
+        torch.Size([1, 3, 40, 32])
+    """
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, activation, norm = config.width, config.activation, config.norm
+        inputs = encoding_channels(config.num_points, config.num_frequencies)
+        self.head = nn.Sequential(_layer(config.layer, inputs, width), _activation(activation))
+        self.body = nn.Sequential(
+            *(ResidualBlock(width, activation, norm, config.layer) for _ in range(config.num_blocks))
+        )
+        stages, channels = [], width
+        for outputs, stride in zip(config.stage_channels(), config.strides, strict=True):
+            stages.append(SuperResolution(channels, outputs, stride, config.sr_blocks, activation, norm))
+            channels = outputs
+        self.super_resolution = nn.Sequential(*stages)
+        self.out = nn.Sequential(nn.Conv2d(channels, 3, kernel_size=1), nn.Sigmoid())
+
+    def forward(self, encoded: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n 3 sh sw"]:
+        """Args: encoded rays, see ``encoding.encode``. Returns RGB in 0..1, ``stride`` times as high and wide."""
+        features = self.head(encoded)
+        return self.out(self.super_resolution(self.body(features) + features))
+
+
+@dataclass(frozen=True)
+class StudentCost:
+    """What a student costs at one output size."""
+
+    params: int
+    """Trainable parameters, batch norms included."""
+    params_folded: int
+    """Parameters of the exported network, batch norms folded into the convolutions."""
+    gmac: float
+    """Billions of multiply-accumulates for one picture."""
+    fp16_bytes: int
+    """Bytes of the folded weights in half precision."""
+    input_shape: tuple[int, int, int, int]
+    """Encoded low-resolution rays, NCHW."""
+    output_shape: tuple[int, int, int, int]
+    """The picture, NCHW; the low-resolution grid covers the asked size, so it may be a little larger."""
+
+
+def measure_cost(config: StudentConfig, height: int, width: int) -> StudentCost:
+    """Count parameters and multiply-accumulates of a student for a picture of ``height`` x ``width`` pixels."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        network = StudentNetwork(config).eval()
+        grid = (math.ceil(height / config.stride), math.ceil(width / config.stride))
+        encoded = torch.empty(1, encoding_channels(config.num_points, config.num_frequencies), *grid)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        picture = network(encoded)
+    norms = sum(p.numel() for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    params = sum(p.numel() for p in network.parameters())
+    return StudentCost(
+        params=params,
+        params_folded=params - norms,
+        gmac=counter.get_total_flops() / 2e9,
+        fp16_bytes=2 * (params - norms),
+        input_shape=cast("tuple[int, int, int, int]", tuple(encoded.shape)),
+        output_shape=cast("tuple[int, int, int, int]", tuple(picture.shape)),
+    )

@@ -1,0 +1,188 @@
+"""The teacher: a nerfacto trained in this run, or the model of any existing nerfstudio run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.base_model import Model
+from nerfstudio.models.nerfacto import NerfactoModelConfig
+from torch import Tensor
+
+from mobiler2l_ns.data.photos import over_background
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.metrics import LazyLPIPS, psnr
+from mobiler2l_ns.runs import latest_checkpoint, read_run_config
+
+
+@contextmanager
+def lazy_lpips() -> Iterator[None]:
+    """Let nerfstudio models be built without a network: their LPIPS fetches its weights when first called."""
+    import torchmetrics.image
+    import torchmetrics.image.lpip as lpip
+
+    real = lpip.LearnedPerceptualImagePatchSimilarity
+    modules = [module for module in (lpip, torchmetrics.image) if hasattr(module, real.__name__)]
+    for module in modules:
+        setattr(module, real.__name__, LazyLPIPS)
+    try:
+        yield
+    finally:
+        for module in modules:
+            setattr(module, real.__name__, real)
+
+
+def for_objects(config: NerfactoModelConfig) -> NerfactoModelConfig:
+    """nerfacto's settings for synthetic objects: those of nerfstudio's own Blender benchmark."""
+    return replace(
+        config,
+        background_color="white",
+        near_plane=2.0,
+        far_plane=6.0,
+        proposal_initial_sampler="uniform",
+        distortion_loss_mult=0.0,
+        disable_scene_contraction=True,
+        use_average_appearance_embedding=False,
+        camera_optimizer=CameraOptimizerConfig(mode="off"),
+    )
+
+
+def render_teacher(teacher: Model, camera: Cameras) -> dict[str, Tensor]:
+    """Picture of a teacher in evaluation mode; the camera is moved to the teacher's device.
+
+    Returns:
+        The teacher's outputs, with ``rgb`` (H, W, 3) in 0..1.
+    """
+    training = teacher.training
+    teacher.eval()
+    try:
+        with torch.no_grad():
+            outputs = teacher.get_outputs_for_camera(camera.to(teacher.device))
+    finally:
+        teacher.train(training)
+    outputs["rgb"] = outputs["rgb"][..., :3].clamp(0.0, 1.0)
+    return outputs
+
+
+def fingerprint(teacher: Model) -> str:
+    """Digest of a teacher's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(teacher.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+    return digest.hexdigest()
+
+
+# An existing run
+
+
+def adopted_dataparser(teacher: TrainerConfig, data: Path | None) -> DataParserConfig:
+    """The dataparser of a teacher's run, which fixes its world frame, pointed at ``data`` if given.
+
+    Raises:
+        UserError: if the run was not trained from a dataparser.
+    """
+    dataparser = deepcopy(getattr(teacher.pipeline.datamanager, "dataparser", None))
+    if not isinstance(dataparser, DataParserConfig):
+        raise UserError(f"The teacher ({teacher.method_name}) has no dataparser: its world frame cannot be taken over")
+    recorded = teacher.pipeline.datamanager.data or getattr(dataparser, "data", None) or teacher.data
+    dataparser.data = Path(data or recorded or ".").resolve()  # type: ignore[attr-defined]
+    return dataparser
+
+
+@dataclass
+class LoadedTeacher:
+    """The model of an existing run, and the frame it lives in."""
+
+    model: Model
+    outputs: DataparserOutputs
+    """Training cameras of that run, as its data is parsed today."""
+    recorded_frame: dict[str, Any] | None
+    """``dataparser_transforms.json`` of the run: the frame it was trained in."""
+
+
+def load_teacher(config_path: Path, data: Path | None, device: torch.device | str) -> LoadedTeacher:
+    """Load the model of an existing run of any method, without its photos.
+
+    Args:
+        config_path: its config.yml.
+        data: the capture; the run's own folder if None, or if the run's own folder still exists.
+        device: where to put the model.
+
+    Raises:
+        UserError: if the run, its checkpoint or its capture cannot be loaded.
+    """
+    config = read_run_config(config_path)
+    checkpoint = latest_checkpoint(config)
+    own = config.pipeline.datamanager.data or getattr(config.pipeline.datamanager.dataparser, "data", None)
+    if own is None or not Path(own).exists():
+        config.pipeline.datamanager.data = data
+    try:
+        with lazy_lpips():
+            pipeline = config.pipeline.setup(device=device, test_mode="inference")
+        state = torch.load(checkpoint, map_location="cpu")
+        pipeline.load_pipeline(state["pipeline"], state["step"])
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"The teacher's run {config_path} cannot be loaded: {reason}") from error
+    transforms = config_path.parent / "dataparser_transforms.json"
+    recorded = json.loads(transforms.read_text()) if transforms.exists() else None
+    model = pipeline.model.eval().requires_grad_(False)
+    return LoadedTeacher(model, pipeline.datamanager.train_dataparser_outputs, recorded)
+
+
+def check_teacher(teacher: LoadedTeacher, dataset: InputDataset) -> None:
+    """Refuse a teacher that does not show this capture in this frame.
+
+    Compared are the recorded frame, the cameras of photos of the same name, and three pictures: a teacher must be
+    nearer to the photos than their own mean colour is.
+
+    Raises:
+        UserError: with what does not match.
+    """
+    ours = dataset._dataparser_outputs
+    if teacher.recorded_frame is not None:
+        transform = torch.tensor(teacher.recorded_frame["transform"])
+        scale = float(teacher.recorded_frame["scale"])
+        if not torch.allclose(transform, ours.dataparser_transform.cpu().float(), atol=1e-3) or (
+            abs(scale / ours.dataparser_scale - 1) > 1e-3
+        ):
+            raise UserError(
+                "The teacher's world frame is not this capture's: its poses were normalised differently. "
+                "Give --data the folder the teacher was trained on, unchanged"
+            )
+    poses = {path.name: pose for path, pose in zip(ours.image_filenames, ours.cameras.camera_to_worlds, strict=True)}
+    theirs = zip(teacher.outputs.image_filenames, teacher.outputs.cameras.camera_to_worlds, strict=True)
+    pairs = [(poses[path.name], pose) for path, pose in theirs if path.name in poses]
+    if not pairs or any(not torch.allclose(a, b, atol=1e-3) for a, b in pairs):
+        raise UserError(
+            "The teacher was trained on another capture: its photos' names or poses are not those of --data"
+        )
+    to_photo, to_grey = [], []
+    for index in torch.linspace(0, len(dataset) - 1, 3).long().tolist():
+        camera = deepcopy(dataset.cameras[index : index + 1])
+        camera.rescale_output_resolution(min(1.0, 64 / int(camera.width.max())))
+        rgb = render_teacher(teacher.model, camera)["rgb"].cpu()
+        photo = over_background(dataset.get_data(index)["image"], torch.ones(3))
+        chw = torch.nn.functional.interpolate(photo.permute(2, 0, 1)[None], rgb.shape[:2], mode="area")
+        photo = chw[0].permute(1, 2, 0)
+        to_photo.append(psnr(rgb, photo))
+        to_grey.append(psnr(photo.mean((0, 1)).expand_as(photo), photo))
+    seen, grey = float(torch.stack(to_photo).mean()), float(torch.stack(to_grey).mean())
+    if seen < grey:
+        raise UserError(
+            f"The teacher's pictures are not this capture's photos ({seen:.1f} dB; their mean colour gives "
+            f"{grey:.1f} dB): give --data the folder the teacher was trained on"
+        )
