@@ -126,7 +126,7 @@ def load_teacher(config_path: Path, data: Path | None, device: torch.device | st
     """
     config = read_run_config(config_path)
     checkpoint = latest_checkpoint(config)
-    own = config.pipeline.datamanager.data or getattr(config.pipeline.datamanager.dataparser, "data", None)
+    own = getattr(adopted_dataparser(config, None), "data", None)
     if own is None or not Path(own).exists():
         config.pipeline.datamanager.data = data
     try:

@@ -34,14 +34,13 @@ class PoseSampler(Protocol):
 
 
 def look_at_point(poses: Poses) -> Float[Tensor, "3"]:
-    """Point with the least squared distance to all optical axes; falls back to the middle of the centres if all axes
-    are parallel."""
+    """Point with the least squared distance to all optical axes; if they are parallel, one unit before the cameras."""
     axes, centres = -poses[:, :, 2], poses[:, :, 3]
     # Each axis contributes the projector onto its normal plane.
     projectors = torch.eye(3) - axes[:, :, None] * axes[:, None, :]
     system = projectors.sum(0)
     if torch.linalg.eigvalsh(system)[0] < 1e-4 * len(poses):
-        return centres.mean(0)
+        return (centres + axes).mean(0)
     return torch.linalg.solve(system, (projectors @ centres[:, :, None]).sum(0)[:, 0])
 
 
@@ -75,6 +74,12 @@ def covered_arc(azimuth: Float[Tensor, "n"]) -> tuple[float, float]:
     if float(gaps[widest]) < max(math.pi / 3, 6 * math.pi / len(ordered)):
         return 0.0, 2 * math.pi
     return float(ordered[(widest + 1) % len(ordered)]), 2 * math.pi - float(gaps[widest])
+
+
+def camera_spacing(poses: Poses) -> Float[Tensor, ""]:
+    """Median distance from a camera to the next one; infinite for a single camera."""
+    distance = torch.cdist(poses[:, :, 3], poses[:, :, 3])
+    return distance.fill_diagonal_(math.inf).amin(1).median()
 
 
 class OrbitSampler:
@@ -141,9 +146,8 @@ class InterpolateSampler:
         self.jitter = jitter
         distance = torch.cdist(poses[:, :, 3], poses[:, :, 3])
         turn = (poses[:, :, 2] @ poses[:, :, 2].T).clamp(-1, 1).arccos()
-        scale = distance[distance > 0].median() if bool((distance > 0).any()) else torch.tensor(1.0)
-        # Half a radian of turn counts like the median distance between cameras.
-        order = (distance / scale + turn / 0.5).argsort(dim=1)
+        # Half a radian of turn counts like the usual distance to the next camera.
+        order = (distance / camera_spacing(poses).clamp(min=1e-6) + turn / 0.5).argsort(dim=1)
         self.neighbours = order[:, 1 : neighbours + 1] if len(poses) > 1 else order
 
     def sample(self, count: int, generator: Generator) -> Poses:
@@ -189,8 +193,7 @@ def describe_poses(poses: Poses) -> PoseStatistics:
 
     centres = poses[:, :, 3]
     shell = OrbitSampler(poses).sample(256, torch.Generator().manual_seed(0))[:, :, 3]
-    spacing = (torch.cdist(centres, centres) + torch.diag(torch.full((len(poses),), math.inf))).amin(1).median()
-    gap = torch.cdist(shell, centres).amin(1).median() / spacing if len(poses) > 1 else torch.tensor(math.inf)
+    gap = torch.cdist(shell, centres).amin(1).median() / camera_spacing(poses)
     return PoseStatistics(degrees(axes @ mean), degrees(aim), bool((aim > 0).all()), float(gap))
 
 

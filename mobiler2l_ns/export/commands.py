@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Union
+from typing import Literal
 
 import tyro
 
@@ -53,8 +53,5 @@ def entrypoint() -> None:
     # The plugin's hooks let torch read nerfstudio's checkpoints.
     import mobiler2l_ns.methods  # noqa: F401
 
-    commands = tuple(
-        Annotated[command, tyro.conf.subcommand(name=name.removeprefix("mobiler2l-"), description=description)]
-        for name, (command, description) in NS_EXPORT_COMMANDS.items()
-    )
-    tyro.cli(Union[commands], description="Write packages of a mobiler2l student.").main()  # noqa: UP007
+    commands = {name.removeprefix("mobiler2l-"): command for name, (command, _) in NS_EXPORT_COMMANDS.items()}
+    tyro.extras.subcommand_cli_from_dict(commands, description="Write packages of a mobiler2l student.").main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,4 +59,4 @@ class OnnxRunner:
     def __call__(self, camera_to_world: Tensor, intrinsics: Tensor) -> Tensor:
         """(1, 3, 4) and (1, 4) in; picture (3, height, width) in 0..1 out."""
         inputs = {"camera_to_world": camera_to_world.numpy(), "intrinsics": intrinsics.numpy()}
-        return torch.from_numpy(self.session.run(["image"], inputs)[0][0])
+        return torch.from_numpy(np.asarray(self.session.run(["image"], inputs)[0])[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -71,11 +72,13 @@ def _convert_coreml(graph: PoseToImage, path: Path, precision: str, metadata: di
 
 
 def _run_coreml(path: Path) -> Runner:
-    from mobiler2l_ns.export.mil_evaluator import run_package
+    from mobiler2l_ns.export.mil_evaluator import open_package
+
+    package = open_package(path)
 
     def run(camera_to_world: Tensor, intrinsics: Tensor) -> Tensor:
         inputs = {"camera_to_world": camera_to_world.numpy(), "intrinsics": intrinsics.numpy()}
-        return torch.from_numpy(run_package(path, inputs)["image"]) / 255.0
+        return torch.from_numpy(package(inputs)["image"]) / 255.0
 
     return run
 
@@ -85,7 +88,8 @@ FORMATS = {
         "coreml",
         "mobiler2l.mlpackage",
         "Core ML on macOS, elsewhere an evaluation of the saved program",
-        {"fp16": 55.0, "fp32": 80.0},
+        # Core ML itself answers in bytes, which alone differ from the student's colours by 59 dB.
+        {"fp16": 55.0, "fp32": 80.0} if sys.platform != "darwin" else {"fp16": 50.0, "fp32": 50.0},
         _convert_coreml,
         _run_coreml,
     ),

@@ -1,0 +1,97 @@
+"""What the tests share: a small demo scene, and one short run of all phases on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+# Before torch and nerfstudio read them.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("MPLBACKEND", "agg")
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+PHASES = {"teacher": 30, "distil": 24, "finetune": 12}
+
+
+def load_script(name: str):
+    """A script of scripts/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def demo_scene(tmp_path_factory) -> Path:
+    """The demo scene at 52 pixels, which a stride of 8 does not divide."""
+    folder = tmp_path_factory.mktemp("capture") / "scene"
+    load_script("make_demo_scene").write_scene(folder, size=52, train=20, val=2, test=3, supersample=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_config(demo_scene):
+    """Builds the config of a short mobiler2l-tiny run; keyword arguments replace fields of its pipeline."""
+    from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+
+    from mobiler2l_ns import methods
+
+    def make(output_dir: Path, timestamp: str = "run", **pipeline):
+        config = deepcopy(methods.mobiler2l_tiny.config)
+        model = replace(config.pipeline.model, width=24, num_blocks=2, sr_channels=(16, 8, 8))
+        datamanager = replace(
+            config.pipeline.datamanager,
+            dataparser=BlenderDataParserConfig(data=demo_scene),
+            train_num_rays_per_batch=128,
+            eval_num_rays_per_batch=64,
+            pool_views=6,
+            refresh_rate=0.2,
+        )
+        settings = {
+            "model": model,
+            "datamanager": datamanager,
+            "teacher_steps": PHASES["teacher"],
+            "distill_steps": PHASES["distil"],
+            "finetune_steps": PHASES["finetune"],
+            **pipeline,
+        }
+        config = replace(
+            config,
+            pipeline=replace(config.pipeline, **settings),
+            output_dir=output_dir,
+            experiment_name="demo",
+            timestamp=timestamp,
+            data=demo_scene,
+            vis="tensorboard",
+            machine=replace(config.machine, device_type="cpu"),
+            steps_per_save=1000,
+            steps_per_eval_batch=10,
+            steps_per_eval_image=30,
+            logging=replace(config.logging, steps_per_log=2),
+        )
+        config.viewer.quit_on_train_completion = True
+        return config
+
+    return make
+
+
+def train(config) -> Path:
+    """Run ns-train's own main function; returns the run's config.yml."""
+    from nerfstudio.scripts.train import main
+
+    main(config)
+    return config.get_base_dir() / "config.yml"
+
+
+@pytest.fixture(scope="session")
+def finished_run(make_config, tmp_path_factory) -> Path:
+    """config.yml of a run that went through all phases."""
+    return train(make_config(tmp_path_factory.mktemp("outputs")))

@@ -1,0 +1,122 @@
+"""The student renders any camera by what it knows: cells of one angular size."""
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from torch import nn
+
+from mobiler2l_ns.data.low_res_rays import camera_rays
+from mobiler2l_ns.student.network import StudentConfig
+from mobiler2l_ns.student.student import Student
+
+CONFIG = StudentConfig(width=16, num_blocks=2, sr_channels=(8, 8, 4))
+POSE = torch.tensor([[1.0, 0.0, 0.0, 0.1], [0.0, 1.0, 0.0, -0.2], [0.0, 0.0, 1.0, 4.0]])
+
+
+@pytest.fixture
+def student():
+    torch.manual_seed(0)
+    student = Student(CONFIG).eval()
+    student.capture.record(
+        image_size=torch.tensor([60, 84]),
+        intrinsics=torch.tensor([90.0, 95.0, 40.0, 31.0]),
+        depth_range=torch.tensor([2.0, 6.0]),
+    )
+    return student
+
+
+class Directions(nn.Module):
+    """Stands in for the network: colours are the ray's x and y at depth 1, spread bilinearly over its block."""
+
+    def forward(self, encoded):
+        points = encoded[:, 12::13]  # identity channels, depth-major xyz
+        towards = points[:, 3:6] - points[:, 0:3]  # direction times the depth step
+        picture = towards / towards[:, 2:].abs()
+        return nn.functional.interpolate(picture, scale_factor=8, mode="bilinear") / 4 + 0.5
+
+
+def camera(width, height, fx, fy=None, cx=None, cy=None):
+    cx, cy = width / 2 if cx is None else cx, height / 2 if cy is None else cy
+    return Cameras(POSE[None], fx, fy or fx, cx, cy, width=width, height=height)
+
+
+def test_a_training_camera_is_only_cropped(student):
+    view = camera(84, 60, 90.0, 95.0, 40.0, 31.0)
+    raw = student(*camera_rays(view, 8))
+    assert raw.shape == (1, 3, 64, 88)
+    torch.testing.assert_close(student.render(view), raw[0, :, :60, :84].permute(1, 2, 0))
+
+
+SIZES = [(1, 1), (7, 3), (10, 200), (200, 10), (33, 47), (84, 60), (60, 84), (128, 128), (99, 101), (250, 130)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize("focal", [35.0, 90.0, 400.0])
+def test_any_size_and_field_of_view_comes_out_exactly(student, width, height, focal):
+    with torch.no_grad():
+        picture = student.render(camera(width, height, focal))
+    assert picture.shape == (height, width, 3)
+    assert bool(picture.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        camera(84, 60, 90.0, 95.0, 40.0, 31.0),
+        camera(120, 100, 130.0, 110.0, 55.5, 60.25),  # longer focal: rendered smaller, then enlarged
+        camera(50, 40, 40.0, 40.0, 20.0, 10.0),  # shorter focal: rendered larger, then reduced
+    ],
+    ids=["training", "longer", "shorter"],
+)
+def test_every_pixel_shows_its_own_direction(student, view):
+    student.network = Directions()
+    picture = (student.render(view) - 0.5) * 4
+    height, width = picture.shape[:2]
+    u, v = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+    expected_x = (u - float(view.cx)) / float(view.fx)
+    expected_y = -(v - float(view.cy)) / float(view.fy)
+    # Away from the border, where the stand-in's upsampling has nothing to interpolate towards.
+    inner = slice(8, -8)
+    torch.testing.assert_close(picture[inner, inner, 0], expected_x.expand(height, width)[inner, inner], atol=5e-3, rtol=0)
+    torch.testing.assert_close(
+        picture[inner, inner, 1], expected_y[:, None].expand(height, width)[inner, inner], atol=5e-3, rtol=0
+    )
+
+
+def test_rendering_leaves_the_camera_alone(student):
+    view = camera(50, 40, 40.0)
+    before = {name: getattr(view, name).clone() for name in ("fx", "fy", "cx", "cy", "width", "height")}
+    student.render(view)
+    assert all(torch.equal(getattr(view, name), value) for name, value in before.items())
+
+
+def test_a_very_wide_view_is_rendered_within_bounds(student):
+    with torch.no_grad():
+        assert student.render(camera(64, 64, 1.0)).shape == (64, 64, 3)
+
+
+def test_other_camera_models_are_refused(student):
+    view = camera(20, 20, 10.0)
+    view.camera_type = torch.tensor([[CameraType.FISHEYE.value]])
+    with pytest.raises(ValueError, match="perspective cameras only"):
+        student.render(view)
+
+
+def test_depths_are_jittered_in_training_only(student):
+    rays = camera_rays(camera(84, 60, 90.0), 8)
+    assert torch.equal(student.encode_rays(*rays), student.encode_rays(*rays))
+    student.train()
+    assert not torch.equal(student.encode_rays(*rays), student.encode_rays(*rays))
+
+
+def test_contraction_follows_the_capture(student):
+    assert not student.is_contracted()
+    student.capture.record(unbounded=torch.tensor(True))
+    assert student.is_contracted()
+    steps = (1 / student.depths()).diff()
+    torch.testing.assert_close(steps, steps[:1].expand(7))  # spaced in disparity
+
+
+def test_the_capture_refuses_values_of_another_shape(student):
+    with pytest.raises(ValueError, match=r"intrinsics has shape \(3,\), expected \(4,\)"):
+        student.capture.record(intrinsics=torch.ones(3))
