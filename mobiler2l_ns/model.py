@@ -62,9 +62,7 @@ class MobileR2LModel(Model):
         self.student = Student(self.config)
         self.phase = Phase.DISTIL
         self.lpips = LazyLPIPS()
-        self.show = ViewerDropdown[Shown](
-            "Show", "phase", ["phase", "student", "teacher", "side by side", "error"]
-        )
+        self.show = ViewerDropdown[Shown]("Show", "phase", ["phase", "student", "teacher", "side by side", "error"])
         self._comparing = False
         # A teacher of another run stays out of the module tree, and so out of checkpoints and optimizers.
         self._loaded_teacher: tuple[Model, ...] = ()
@@ -128,7 +126,7 @@ class MobileR2LModel(Model):
 
     @torch.no_grad()
     def render_student(self, camera: Cameras) -> Outputs:
-        """Picture of the student. It predicts colour alone: ``depth`` is the middle of its range, ``accumulation`` 1."""
+        """Picture of the student, which predicts colour alone: depth is the middle of its range, accumulation 1."""
         training = self.student.training
         self.student.eval()
         try:
@@ -204,4 +202,3 @@ class MobileR2LModel(Model):
         error = (rgb - photo).abs().mean(-1, keepdim=True) / ERROR_RANGE
         shown.append(colormaps.apply_float_colormap(error.clamp(0, 1), "turbo"))
         return metrics, {"img": torch.cat(shown, dim=1)}
-

@@ -242,7 +242,9 @@ class MobileR2LPipeline(VanillaPipeline):
         self.best_student.consider(self.model.student.network, score)
         return score
 
-    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
         begin = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.begin_step, 1)
         end = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.end_step, 1)
         return [begin, *super().get_training_callbacks(training_callback_attributes), end]

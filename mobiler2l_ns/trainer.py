@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class MobileR2LTrainer(Trainer):
         student = dict(optimizers["student"])
         if isinstance(student["scheduler"], StudentSchedulerConfig):
             student["scheduler"] = replace(student["scheduler"], plan=self.config.pipeline.plan())
+        # All schedules tick from the first step on, also the student's, long before its optimizer does.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         return Optimizers({**optimizers, "student": student}, self.pipeline.get_param_groups())
 
     def train(self) -> None:

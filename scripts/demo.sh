@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a phone package: sets up .venv, makes the demo scene, trains, evaluates and exports.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+system_libraries
 python_environment ""
 export PATH="$VENV/bin:$PATH" PYTHONWARNINGS="ignore::FutureWarning"
 

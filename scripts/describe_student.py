@@ -38,7 +38,9 @@ def main() -> None:
     table.add_column("what")
     table.add_column("value", justify="right")
     for name, value in asdict(cost).items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.2f}" if isinstance(value, float) else str(value))
+        table.add_row(
+            name, f"{value:,}" if isinstance(value, int) else f"{value:.2f}" if isinstance(value, float) else str(value)
+        )
     Console().print(table)
 
 

@@ -53,5 +53,3 @@ python_environment() {
         || fail "Installation failed, see the lines above; run the command again once their cause is gone"
     wanted "$extras" >"$VENV/.installed"
 }
-
-system_libraries

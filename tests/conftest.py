@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +13,7 @@ import pytest
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("MPLBACKEND", "agg")
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-PHASES = {"teacher": 30, "distil": 24, "finetune": 12}
-
-
-def load_script(name: str):
-    """A script of scripts/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+from short_run import PHASES, load_script, train  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -81,14 +68,6 @@ def make_config(demo_scene):
         return config
 
     return make
-
-
-def train(config) -> Path:
-    """Run ns-train's own main function; returns the run's config.yml."""
-    from nerfstudio.scripts.train import main
-
-    main(config)
-    return config.get_base_dir() / "config.yml"
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,9 @@ def pinhole_rays(
         rows, columns: size of the low-resolution grid.
         stride: output pixels per ray and side.
     """
-    fx, fy, cx, cy = (column[..., None] for column in intrinsics.to(camera_to_worlds).expand(len(camera_to_worlds), 4).T)
+    fx, fy, cx, cy = (
+        column[..., None] for column in intrinsics.to(camera_to_worlds).expand(len(camera_to_worlds), 4).T
+    )
     u = (torch.arange(columns, device=camera_to_worlds.device) + 0.5) * stride
     v = (torch.arange(rows, device=camera_to_worlds.device) + 0.5) * stride
     x = ((u - cx) / fx)[:, None, :, None]
@@ -56,7 +58,9 @@ def low_res_cameras(cameras: Cameras, stride: int) -> Cameras:
         ValueError: for cameras that are not perspective: the student's blocks are cells of a plane.
     """
     if bool((cameras.camera_type != CameraType.PERSPECTIVE.value).any()):
-        raise ValueError("mobiler2l renders perspective cameras only (no fisheye, equirectangular or orthographic ones)")
+        raise ValueError(
+            "mobiler2l renders perspective cameras only (no fisheye, equirectangular or orthographic ones)"
+        )
     sizes = [torch.div(size + stride - 1, stride, rounding_mode="floor") for size in (cameras.height, cameras.width)]
     return Cameras(
         camera_to_worlds=cameras.camera_to_worlds,
@@ -71,9 +75,7 @@ def low_res_cameras(cameras: Cameras, stride: int) -> Cameras:
     )
 
 
-def camera_rays(
-    cameras: Cameras, stride: int
-) -> tuple[Float[Tensor, "n 1 1 3"], Float[Tensor, "n rows columns 3"]]:
+def camera_rays(cameras: Cameras, stride: int) -> tuple[Float[Tensor, "n 1 1 3"], Float[Tensor, "n rows columns 3"]]:
     """Low-resolution rays of cameras of one size, lens distortion included.
 
     A distorted photo keeps its pixels: the ray goes through the undistorted place of its block's centre (nerfstudio's

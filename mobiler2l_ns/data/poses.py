@@ -161,7 +161,9 @@ class InterpolateSampler:
         start = vtf.SO3.from_matrix(a[:, :, :3].double().numpy())
         turn = (start.inverse() @ vtf.SO3.from_matrix(b[:, :, :3].double().numpy())).log()
         shake = self.jitter * torch.linalg.norm(torch.as_tensor(turn), dim=-1, keepdim=True)
-        turn = t.double().numpy() * turn + (shake * torch.randn(count, 3, generator=generator, dtype=torch.double)).numpy()
+        turn = (
+            t.double().numpy() * turn + (shake * torch.randn(count, 3, generator=generator, dtype=torch.double)).numpy()
+        )
         rotation = torch.as_tensor((start @ vtf.SO3.exp(turn)).as_matrix()).to(a)
         return torch.cat([rotation, centres[:, :, None]], dim=-1)
 
@@ -212,7 +214,10 @@ def make_pose_sampler(name: PoseSamplerName, poses: Poses) -> tuple[PoseSampler,
         elif not look.in_front or look.aim > 20.0:
             name, why = "interpolate", f"the cameras look neither one way ({look.view_spread:.0f}°) nor at one point"
         elif look.shell_gap > 2.0:
-            name, why = "interpolate", f"the cameras leave most of their shell empty (gaps {look.shell_gap:.1f} spacings)"
+            name, why = (
+                "interpolate",
+                f"the cameras leave most of their shell empty (gaps {look.shell_gap:.1f} spacings)",
+            )
         else:
             name, why = "orbit", f"90 % of the cameras aim within {look.aim:.0f}° of one point, from all over a shell"
     samplers = {"orbit": OrbitSampler, "forward-facing": ForwardFacingSampler, "interpolate": InterpolateSampler}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mobiler2l_ns.student.network import StudentConfig
 from mobiler2l_ns.student.student import Student
 
 NAME = "manifest.json"
@@ -46,8 +47,9 @@ def digests(package: Path) -> tuple[int, dict[str, str]]:
 
 
 def student_digest(student: Student) -> str:
-    """SHA-256 of the student's weights and geometry: which student a package holds."""
-    digest = hashlib.sha256()
+    """SHA-256 of the student's settings, weights and geometry: which student a package holds."""
+    settings = {field.name: getattr(student.config, field.name) for field in fields(StudentConfig)}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, value in sorted(student.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -125,7 +125,9 @@ def open_package(path: Path) -> Callable[[Mapping[str, NDArray[Any] | Tensor]], 
 
     def predict(inputs: Mapping[str, NDArray[Any] | Tensor]) -> dict[str, NDArray[Any]]:
         outputs = model.predict({name: np.asarray(value, dtype=np.float32) for name, value in inputs.items()})
-        return {name: image_to_array(v) if np.asarray(v).dtype == np.uint8 else np.asarray(v) for name, v in outputs.items()}
+        return {
+            name: image_to_array(v) if np.asarray(v).dtype == np.uint8 else np.asarray(v) for name, v in outputs.items()
+        }
 
     return predict
 

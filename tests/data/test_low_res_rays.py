@@ -28,7 +28,7 @@ def unnormalised(bundle):
 @pytest.mark.parametrize("size", [(48, 32), (32, 48)], ids=["landscape", "portrait"])
 @pytest.mark.parametrize("distortion", [None, [0.06, -0.08, 0.0, 0.0, -0.001, 0.0002]], ids=["pinhole", "distorted"])
 def test_they_are_the_rays_of_nerfstudios_rescaled_camera(size, distortion):
-    full = cameras(*size, distortion)
+    full = cameras(size[0], size[1], distortion)
     origins, directions = camera_rays(full, 8)
     rescaled = deepcopy(full)
     rescaled.rescale_output_resolution(1 / 8)

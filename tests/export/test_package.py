@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from short_run import open_run
 from torch import nn
 
 from mobiler2l_ns.errors import UserError
@@ -178,9 +179,7 @@ def test_the_student_is_loaded_without_its_capture(finished_run, loaded_pipeline
 
 @pytest.fixture(scope="module")
 def loaded_pipeline(finished_run):
-    from nerfstudio.utils.eval_utils import eval_setup
-
-    return eval_setup(finished_run)[1]
+    return open_run(finished_run)[0]
 
 
 def test_a_student_that_is_not_trained_yet_is_refused(finished_run, tmp_path):
@@ -196,11 +195,8 @@ def test_a_student_that_is_not_trained_yet_is_refused(finished_run, tmp_path):
 def test_the_console_script_needs_no_mesh_libraries(finished_run, tmp_path):
     script = """
 import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("open3d", "pymeshlab", "xatlas"):
-            raise ImportError(name)
-sys.meta_path.insert(0, Missing())
+for missing in ("open3d", "pymeshlab", "xatlas"):
+    sys.modules[missing] = None
 from mobiler2l_ns.export.commands import entrypoint
 entrypoint()
 """

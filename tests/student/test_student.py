@@ -77,7 +77,9 @@ def test_every_pixel_shows_its_own_direction(student, view):
     expected_y = -(v - float(view.cy)) / float(view.fy)
     # Away from the border, where the stand-in's upsampling has nothing to interpolate towards.
     inner = slice(8, -8)
-    torch.testing.assert_close(picture[inner, inner, 0], expected_x.expand(height, width)[inner, inner], atol=5e-3, rtol=0)
+    torch.testing.assert_close(
+        picture[inner, inner, 0], expected_x.expand(height, width)[inner, inner], atol=5e-3, rtol=0
+    )
     torch.testing.assert_close(
         picture[inner, inner, 1], expected_y[:, None].expand(height, width)[inner, inner], atol=5e-3, rtol=0
     )

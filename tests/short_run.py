@@ -1,0 +1,40 @@
+"""Short runs for the tests, trained and opened by nerfstudio's own functions."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+from mobiler2l_ns.pipeline import MobileR2LPipeline
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+PHASES = {"teacher": 30, "distil": 24, "finetune": 12}
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of scripts/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(config) -> Path:
+    """Run ns-train's own main function; returns the run's config.yml."""
+    from nerfstudio.scripts.train import main
+
+    main(config)
+    return config.get_base_dir() / "config.yml"
+
+
+def open_run(config_path: Path) -> tuple[MobileR2LPipeline, int]:
+    """A run as ns-viewer and ns-eval open it, and the step of its checkpoint."""
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    _, pipeline, _, step = eval_setup(config_path)
+    return cast(MobileR2LPipeline, pipeline), step
