@@ -93,15 +93,16 @@ class MobileR2LDataManager(VanillaDataManager):
         limit = self.config.max_image_size
         scale = self.config.camera_res_scale_factor * min(1.0, (limit / longest) if limit else 1.0)
         dataset = self.dataset_type(dataparser_outputs=outputs, scale_factor=scale)
+        old, new = outputs.cameras, dataset.cameras
         if scale != 1.0:
             # nerfstudio scales the intrinsics by the factor but rounds the photo down: up to 1 % off at small sizes.
-            old, new = outputs.cameras, dataset.cameras
             new.width = torch.floor(old.width.double() * scale).long()
             new.height = torch.floor(old.height.double() * scale).long()
-            for focal, centre, size in (("fx", "cx", "width"), ("fy", "cy", "height")):
-                exact = getattr(new, size) / getattr(old, size)
-                setattr(new, focal, getattr(old, focal) * exact)
-                setattr(new, centre, getattr(old, centre) * exact)
+        for focal, centre, size in (("fx", "cx", "width"), ("fy", "cy", "height")):
+            exact = getattr(new, size) / getattr(old, size)
+            # Blender data comes with a focal length in double precision, on which ns-render spiral fails.
+            setattr(new, focal, (getattr(old, focal) * exact).float())
+            setattr(new, centre, (getattr(old, centre) * exact).float())
         return dataset
 
     def split_photos(self, count: int) -> tuple[list[int], list[int]]:

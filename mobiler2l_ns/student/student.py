@@ -91,8 +91,7 @@ class Student(nn.Module):
         resized = (rows, columns) != (height, width)
         margin = self.config.stride if resized else 0
         view = Cameras(
-            # nerfstudio's spiral paths come in double precision.
-            camera_to_worlds=camera.camera_to_worlds.reshape(1, 3, 4).float(),
+            camera_to_worlds=camera.camera_to_worlds.reshape(1, 3, 4),
             fx=camera.fx.reshape(1, 1) * (columns / width),
             fy=camera.fy.reshape(1, 1) * (rows / height),
             cx=camera.cx.reshape(1, 1) * (columns / width) + margin,
