@@ -12,10 +12,12 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from mobiler2l_ns.data.datamanager import MobileR2LDataManager, MobileR2LDataManagerConfig
+from mobiler2l_ns.data.photos import over_background
 from mobiler2l_ns.data.poses import pose_range
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.finetuning import BestStudent, held_out_psnr
@@ -190,6 +192,7 @@ class MobileR2LPipeline(VanillaPipeline):
         begin, length = self.plan.start(phase), self.plan.length(phase)
         at = f", from step {step - begin}" if step > begin else ""
         CONSOLE.rule(f"[bold green]{phase.value}: {length} steps of {self.plan.total}{at}")
+        writer.put_scalar(name="Phase", scalar=list(Phase).index(phase), step=step)
         if phase is Phase.TEACHER:
             return
         teacher = self.model.find_teacher()
@@ -204,7 +207,7 @@ class MobileR2LPipeline(VanillaPipeline):
     def _measure_depth_range(self) -> None:
         """Near and far of the student, once: they are part of what it learns."""
         capture = self.model.student.capture
-        if float(capture.depth_range[0]) > 0:
+        if bool(capture.depth_known):
             return
         if not self.datamanager.depth_quantiles:
             self.datamanager.measure_depth()
@@ -215,7 +218,7 @@ class MobileR2LPipeline(VanillaPipeline):
         near, far = near if near is not None else measured[0], far if far is not None else measured[1]  # type: ignore[index]
         if not 0.0 < near < far:
             raise UserError(f"Near {near:.3g} and far {far:.3g} are no depth range: set --pipeline.model.near and .far")
-        capture.record(depth_range=torch.tensor([near, far], device=capture.depth_range.device))
+        capture.record(depth_range=torch.tensor([near, far]), depth_known=torch.tensor(True))
         CONSOLE.print(f"The student samples depths from {near:.3g} to {far:.3g}")
 
     def end_step(self, step: int) -> None:
@@ -256,7 +259,7 @@ class MobileR2LPipeline(VanillaPipeline):
             return super().get_eval_loss_dict(step)
         camera, batch = self.datamanager.next_eval_image(step)
         outputs = self.model.render_student(camera)
-        photo = batch["image"].to(self.device)[..., :3]
+        photo = over_background(batch["image"].to(self.device), self.model.background())
         loss = torch.nn.functional.mse_loss(outputs["rgb"], photo)
         return outputs, {"student_rgb_loss": loss}, {"student_psnr": psnr(outputs["rgb"], photo)}
 

@@ -63,7 +63,7 @@ def render_teacher(teacher: Model, camera: Cameras) -> dict[str, Tensor]:
     """Picture of a teacher in evaluation mode; the camera is moved to the teacher's device.
 
     Returns:
-        The teacher's outputs, with ``rgb`` (H, W, 3) in 0..1.
+        The teacher's outputs, with ``rgb`` (H, W, 3) in 0..1 and, if it has them, ``depth`` and ``accumulation``.
     """
     training = teacher.training
     teacher.eval()
@@ -72,6 +72,10 @@ def render_teacher(teacher: Model, camera: Cameras) -> dict[str, Tensor]:
             outputs = teacher.get_outputs_for_camera(camera.to(teacher.device))
     finally:
         teacher.train(training)
+    for name in ("rgb", "depth", "accumulation"):
+        # The coarse-to-fine methods (vanilla-nerf, mipnerf) name their outputs so.
+        if name not in outputs and f"{name}_fine" in outputs:
+            outputs[name] = outputs[f"{name}_fine"]
     outputs["rgb"] = outputs["rgb"][..., :3].clamp(0.0, 1.0)
     return outputs
 

@@ -56,6 +56,8 @@ def test_teacher_and_student_curves_are_apart(finished_run):
     assert max(teacher) < PHASES["teacher"] <= min(student)
     assert min(distil) >= PHASES["teacher"] and max(distil) < PHASES["teacher"] + PHASES["distil"]
     assert min(curves["Train Metrics Dict/student_psnr_to_photos_and_teacher"]) >= TOTAL - PHASES["finetune"]
+    begins = [0, PHASES["teacher"], PHASES["teacher"] + PHASES["distil"]]
+    assert curves["Phase"] == begins
     assert {"Eval Images Metrics/psnr", "Eval Images Metrics/psnr_to_teacher"} <= set(curves)
 
 

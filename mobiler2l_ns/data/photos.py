@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
 from torch import Generator, Tensor
 from torch.nn import functional
 
@@ -115,7 +117,7 @@ class Photos:
         self, dataset: InputDataset, indices: list[int], view: StudentView, background: Float[Tensor, "3"]
     ) -> None:
         pictures, masks, origins, directions = [], [], [], []
-        for index in indices:
+        for index in track(indices, "Preparing photos", console=CONSOLE, transient=True):
             data = dataset.get_data(index)
             photo = over_background(data["image"], background)
             picture, mask, camera = fit_photo(photo, dataset.cameras[index : index + 1].to("cpu"), view)

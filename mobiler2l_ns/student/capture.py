@@ -34,7 +34,9 @@ class Capture(nn.Module):
     Buffers:
         image_size: (2,) height and width of the student's pictures in pixels.
         intrinsics: (4,) fx, fy, cx, cy of the student's pictures in pixels.
-        depth_range: (2,) near and far z-depth of the sampled points, scene units.
+        depth_range: (2,) near and far z-depth of the sampled points, scene units; until distillation begins a
+            placeholder.
+        depth_known: whether ``depth_range`` has been set.
         unbounded: whether the sampled points are contracted.
         world_transform: (3, 4) and world_scale: the capture's own coordinates ``x`` become ``scale * (transform @ x)``.
         start_pose: (3, 4) a camera to start looking from.
@@ -45,6 +47,7 @@ class Capture(nn.Module):
     image_size: Tensor
     intrinsics: Tensor
     depth_range: Tensor
+    depth_known: Tensor
     unbounded: Tensor
     world_transform: Tensor
     world_scale: Tensor
@@ -57,7 +60,8 @@ class Capture(nn.Module):
         for name, value in {
             "image_size": torch.ones(2, dtype=torch.long),
             "intrinsics": torch.tensor([1.0, 1.0, 0.5, 0.5]),
-            "depth_range": torch.tensor([0.0, 1.0]),
+            "depth_range": torch.tensor([1.0, 10.0]),
+            "depth_known": torch.tensor(False),
             "unbounded": torch.tensor(False),
             "world_transform": identity,
             "world_scale": torch.tensor(1.0),

@@ -1,0 +1,144 @@
+"""The DataManager: exact photo sizes, and pseudo views only where they are wanted."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+
+from mobiler2l_ns.data.datamanager import MobileR2LDataManagerConfig
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.phases import Phase
+
+
+class CountingTeacher:
+    """Paints where the camera stands, and counts its pictures."""
+
+    def __init__(self) -> None:
+        self.pictures = 0
+
+    def __call__(self, camera):
+        self.pictures += 1
+        shape = (int(camera.height), int(camera.width))
+        colour = camera.camera_to_worlds[0, :, 3] / 12 + 0.5
+        return {"rgb": colour.expand(*shape, 3), "depth": torch.full((*shape, 1), 4.0)}
+
+
+@pytest.fixture
+def config(demo_scene):
+    return MobileR2LDataManagerConfig(
+        dataparser=BlenderDataParserConfig(data=demo_scene), pool_views=5, views_per_batch=3, refresh_rate=0.0
+    )
+
+
+def set_up(config, teacher=None, test_mode="val"):
+    datamanager = config.setup(device="cpu", test_mode=test_mode)
+    datamanager.connect(8, teacher)
+    return datamanager
+
+
+@pytest.mark.parametrize("limit", [None, 52, 48, 33, 7])
+def test_photos_are_scaled_with_exact_intrinsics(config, limit):
+    full = set_up(replace(config, max_image_size=None)).train_dataset
+    dataset = set_up(replace(config, max_image_size=limit)).train_dataset
+    size = limit or 52
+    photo = dataset.get_data(0)["image"]
+    assert photo.shape[:2] == (size, size) == (int(dataset.cameras.height[0]), int(dataset.cameras.width[0]))
+    # The field of view is that of the whole photo, to the last digit.
+    torch.testing.assert_close(dataset.cameras.fx / size, full.cameras.fx / 52)
+    torch.testing.assert_close(dataset.cameras.cx, torch.full_like(dataset.cameras.cx, size / 2))
+
+
+def test_the_pool_is_filled_once_and_bounded(config):
+    teacher = CountingTeacher()
+    datamanager = set_up(config, teacher)
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    datamanager.fill_pool()
+    assert teacher.pictures == 5 == len(datamanager.pool)
+
+
+def test_a_batch_pairs_pictures_with_the_rays_of_their_poses(config):
+    datamanager = set_up(config, CountingTeacher())
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    rays, batch = datamanager.next_train(0)
+    assert rays.shape == (3, 7, 7) and batch["image"].shape == (3, 56, 56, 3)
+    colour = rays.origins[:, 0, 0] / 12 + 0.5
+    torch.testing.assert_close(batch["image"][:, 10, 20], colour, atol=0.5 / 255 + 1e-6, rtol=0)
+    assert datamanager.get_train_rays_per_batch() == 3 * 7 * 7
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.25, 2), (1.0, 8), (1.5, 12)])
+def test_the_pool_is_refreshed_at_its_rate(config, rate, expected):
+    teacher = CountingTeacher()
+    datamanager = set_up(replace(config, refresh_rate=rate), teacher)
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    for step in range(8):
+        datamanager.next_train(step)
+    assert teacher.pictures == 5 + expected and len(datamanager.pool) == 5
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_fine_tuning_mixes_photos_and_pseudo_views(config, share, expected):
+    datamanager = set_up(replace(config, photo_share=share), CountingTeacher())
+    datamanager.fill_pool()
+    datamanager.load_photos(torch.ones(3))
+    datamanager.phase = Phase.FINETUNE
+    photos = total = 0
+    for step in range(200):
+        _, batch = datamanager.next_train(step)
+        total += 3
+        if "mask" in batch:
+            photos += int((batch["mask"].mean((1, 2)) < 1).sum())  # 52 of 56 pixels are photo
+    assert photos / total == pytest.approx(expected, abs=0.06)
+
+
+def test_the_range_of_depths_is_measured(config):
+    datamanager = set_up(config, CountingTeacher())
+    assert datamanager.depth_range() is None
+    datamanager.fill_pool()
+    near, far = datamanager.depth_range()
+    # The stand-in is a sphere at distance 4 around the camera: nearer along the optical axis at the corners.
+    assert 3.2 < near < 3.6 and 4.0 <= far < 4.3
+
+
+def test_a_cache_folder_keeps_the_pool_for_the_same_teacher(config, tmp_path):
+    first, second, other = CountingTeacher(), CountingTeacher(), CountingTeacher()
+    config = replace(config, cache_dir=tmp_path)
+    set_up(config, first).fill_pool("teacher a")
+    datamanager = set_up(config, second)
+    datamanager.fill_pool("teacher a")
+    assert (first.pictures, second.pictures, len(datamanager.pool)) == (5, 0, 5)
+    set_up(config, other).fill_pool("teacher b")
+    assert other.pictures == 5
+
+
+def test_nothing_is_written_without_a_cache_folder(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    datamanager = set_up(config, CountingTeacher())
+    datamanager.fill_pool()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("test_mode", ["test", "inference"])
+def test_viewer_eval_and_render_set_up_without_rendering(config, test_mode):
+    datamanager = set_up(config, None, test_mode)
+    assert datamanager.pool is None and datamanager.sample_poses(3).shape == (3, 3, 4)
+
+
+def test_other_cameras_than_perspective_are_one_clear_line(config, monkeypatch):
+    from nerfstudio.data.dataparsers.blender_dataparser import Blender
+
+    original = Blender._generate_dataparser_outputs
+
+    def fisheye(self, split="train"):
+        outputs = original(self, split)
+        outputs.cameras.camera_type = torch.full_like(outputs.cameras.camera_type, CameraType.FISHEYE.value)
+        return outputs
+
+    monkeypatch.setattr(Blender, "_generate_dataparser_outputs", fisheye)
+    with pytest.raises(UserError, match="needs perspective photos, .*: undistort them first"):
+        config.setup(device="cpu", test_mode="val")

@@ -1,0 +1,67 @@
+"""Any nerfstudio model can teach."""
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.models.base_model import Model
+from nerfstudio.models.nerfacto import NerfactoModelConfig
+
+from mobiler2l_ns.metrics import LazyLPIPS
+from mobiler2l_ns.teacher import fingerprint, for_objects, lazy_lpips, render_teacher
+
+
+class CoarseToFine(Model):
+    """Names its outputs like vanilla-nerf, and colours beyond 1."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.device_indicator_param = torch.nn.Parameter(torch.zeros(1))
+
+    def get_outputs_for_camera(self, camera, obb_box=None):
+        assert not self.training
+        shape = (int(camera.height), int(camera.width))
+        return {"rgb_fine": torch.full((*shape, 3), 1.5), "depth_fine": torch.ones(*shape, 1)}
+
+
+def camera() -> Cameras:
+    return Cameras(torch.eye(4)[None, :3], 10.0, 10.0, 4.0, 3.0, width=8, height=6)
+
+
+def test_a_teacher_is_rendered_in_evaluation_mode_whatever_its_outputs_are_called():
+    teacher = CoarseToFine().train()
+    outputs = render_teacher(teacher, camera())
+    assert outputs["rgb"].shape == (6, 8, 3) and float(outputs["rgb"].max()) == 1.0
+    assert outputs["depth"].shape == (6, 8, 1)
+    assert teacher.training
+
+
+def build(**settings):
+    box = SceneBox(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    config = NerfactoModelConfig(implementation="torch", num_levels=2, log2_hashmap_size=6, **settings)
+    with lazy_lpips():
+        return for_objects(config).setup(scene_box=box, num_train_data=2, device="cpu")
+
+
+def test_stock_nerfacto_is_built_without_a_network(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchmetrics.functional.image.lpips._LPIPS.__init__", refuse)
+    teacher = build()
+    assert isinstance(teacher.lpips, LazyLPIPS)
+    assert not any("lpips" in name for name in teacher.state_dict())
+
+
+def test_torchmetrics_own_lpips_is_back_afterwards():
+    import torchmetrics.image.lpip
+
+    build()
+    assert torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity is not LazyLPIPS
+
+
+def test_the_fingerprint_tells_teachers_apart():
+    teacher = CoarseToFine()
+    before = fingerprint(teacher)
+    assert fingerprint(teacher) == before
+    torch.nn.init.ones_(teacher.device_indicator_param)
+    assert fingerprint(teacher) != before
