@@ -16,6 +16,13 @@ os.environ.setdefault("MPLBACKEND", "agg")
 from short_run import PHASES, load_script, train  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time():
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def demo_scene(tmp_path_factory) -> Path:
     """The demo scene at 52 pixels, which a stride of 8 does not divide."""

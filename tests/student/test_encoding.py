@@ -51,7 +51,8 @@ def test_jittered_depths_stay_between_the_midpoints(jitter):
     middle = (depths[1:] + depths[:-1]) / 2
     lower, upper = torch.cat([depths[:1], middle]), torch.cat([middle, depths[-1:]])
     assert bool((moved >= lower).all() and (moved <= upper).all())
-    assert len(torch.unique(moved[:, 3])) == (1 if jitter == "batch" else 5 * 16 * 16)
+    # Two of many float32 draws may be equal.
+    assert (len(torch.unique(moved[:, 3])) == 1) if jitter == "batch" else (len(torch.unique(moved[:, 3])) > 1270)
 
 
 def test_no_jitter_leaves_the_depths():
