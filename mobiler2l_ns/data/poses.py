@@ -16,8 +16,6 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from mobiler2l_ns.student.capture import PoseRange
-
 PoseSamplerName = Literal["auto", "orbit", "forward-facing", "interpolate"]
 Poses = Float[Tensor, "n 3 4"]
 
@@ -222,6 +220,22 @@ def make_pose_sampler(name: PoseSamplerName, poses: Poses) -> tuple[PoseSampler,
             name, why = "orbit", f"90 % of the cameras aim within {look.aim:.0f}° of one point, from all over a shell"
     samplers = {"orbit": OrbitSampler, "forward-facing": ForwardFacingSampler, "interpolate": InterpolateSampler}
     return samplers[name](poses), f"pose sampler {name}: {why}"
+
+
+@dataclass
+class PoseRange:
+    """The poses a student was trained on, in the world frame of the run."""
+
+    centre_box: Float[Tensor, "2 3"]
+    """Lowest and highest camera centre."""
+    look_at: Float[Tensor, "3"]
+    """Point nearest to all optical axes."""
+    distance: Float[Tensor, "2"]
+    """Nearest and farthest camera from ``look_at``."""
+    elevation: Float[Tensor, "2"]
+    """Lowest and highest camera above ``look_at``, degrees."""
+    azimuth: Float[Tensor, "2"]
+    """Start and extent of the arc of cameras around ``look_at``, degrees, counter-clockwise from +x."""
 
 
 def pose_range(poses: Poses, look_at: Float[Tensor, "3"]) -> PoseRange:

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
+
+from mobiler2l_ns.data.poses import PoseRange
 
 PROOF_POSES = 8
 """Held-out poses kept in the checkpoint, on which every exported package is compared with the student."""
-
-
-@dataclass
-class PoseRange:
-    """The poses a student was trained on, in the world frame of the run."""
-
-    centre_box: Float[Tensor, "2 3"]
-    """Lowest and highest camera centre."""
-    look_at: Float[Tensor, "3"]
-    """Point nearest to all optical axes."""
-    distance: Float[Tensor, "2"]
-    """Nearest and farthest camera from ``look_at``."""
-    elevation: Float[Tensor, "2"]
-    """Lowest and highest camera above ``look_at``, degrees."""
-    azimuth: Float[Tensor, "2"]
-    """Start and extent of the arc of cameras around ``look_at``, degrees, counter-clockwise from +x."""
 
 
 class Capture(nn.Module):
