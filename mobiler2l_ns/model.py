@@ -28,6 +28,9 @@ from mobiler2l_ns.teacher import render_teacher
 
 Outputs = dict[str, Tensor]
 Shown = Literal["phase", "student", "teacher", "side by side", "error"]
+NO_DEPTH = 1000.0
+"""Depth of the student's pictures, nerfstudio's far plane: the viewer then draws the cameras over a light field, which
+has no depth that could hide them."""
 ERROR_RANGE = 0.25
 """Mean absolute colour error that the error map shows as its brightest colour."""
 
@@ -126,7 +129,7 @@ class MobileR2LModel(Model):
 
     @torch.no_grad()
     def render_student(self, camera: Cameras) -> Outputs:
-        """Picture of the student, which predicts colour alone: depth is the middle of its range, accumulation 1."""
+        """Picture of the student, which predicts colour alone: accumulation is 1 and depth ``NO_DEPTH`` everywhere."""
         training = self.student.training
         self.student.eval()
         try:
@@ -134,7 +137,7 @@ class MobileR2LModel(Model):
         finally:
             self.student.train(training)
         ones = torch.ones_like(rgb[..., :1])
-        return {"rgb": rgb, "accumulation": ones, "depth": ones * self.student.capture.depth_range.mean()}
+        return {"rgb": rgb, "accumulation": ones, "depth": ones * NO_DEPTH}
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
