@@ -22,7 +22,7 @@ def held_out_psnr(student: Student, photos: Photos) -> float:
         origins, directions, picture, mask = photos.take(torch.tensor([index]), device)
         with torch.no_grad():
             rgb = student(origins, directions).permute(0, 2, 3, 1)
-        squared = ((rgb - picture) ** 2 * mask[..., None]).sum() / (3 * mask.sum().clamp(min=1.0))
+        squared = ((rgb - picture) ** 2 * mask[..., None]).sum() / (rgb.shape[-1] * mask.sum().clamp(min=1.0))
         scores.append(-10.0 * math.log10(max(float(squared), 1e-16)))
     student.train(training)
     return sum(scores) / len(scores)

@@ -53,7 +53,7 @@ _full = MobileR2LTrainerConfig(
         datamanager=MobileR2LDataManagerConfig(
             dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=4096
         ),
-        model=MobileR2LModelConfig(),
+        model=MobileR2LModelConfig(norm=False),
         # nerfstudio's own nerfacto.
         teacher=NerfactoModelConfig(
             eval_num_rays_per_chunk=1 << 15,
@@ -64,7 +64,7 @@ _full = MobileR2LTrainerConfig(
     optimizers={
         **_teacher_optimizers(lr=1e-2, max_steps=200_000, camera_steps=5_000),
         "student": {
-            "optimizer": AdamWOptimizerConfig(lr=2e-3),
+            "optimizer": AdamWOptimizerConfig(lr=4e-3, block_lr=0.5, betas=(0.9, 0.99)),
             "scheduler": StudentSchedulerConfig(),
         },
     },
@@ -96,7 +96,6 @@ _tiny = replace(
             num_frequencies=4,
             width=128,
             num_blocks=14,
-            norm=False,
             sr_channels=(48, 32, 16),
             sr_blocks=1,
         ),
@@ -126,8 +125,8 @@ _tiny = replace(
     optimizers={
         **_teacher_optimizers(lr=2e-2, max_steps=2000, camera_steps=2000),
         "student": {
-            "optimizer": AdamWOptimizerConfig(lr=2e-3),
-            "scheduler": StudentSchedulerConfig(warmup_steps=50),
+            "optimizer": AdamWOptimizerConfig(lr=4e-3, block_lr=0.5, betas=(0.9, 0.99)),
+            "scheduler": StudentSchedulerConfig(warmup_steps=50, block_warmup_steps=50),
         },
     },
 )
@@ -140,7 +139,9 @@ _paper = replace(
         datamanager=replace(
             _full.pipeline.datamanager, views_per_batch=10, pool_views=10_000, pool_budget_gib=20.0, refresh_rate=0.0
         ),
-        model=replace(_full.pipeline.model, jitter="batch"),
+        model=replace(MobileR2LModelConfig(), initialisation="torch", jitter="batch", ray_bounds="planes"),
+        growth_shares=(),
+        growth_until=(),
         distill_steps=600_000,
         finetune_steps=0,
     ),

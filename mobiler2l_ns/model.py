@@ -90,19 +90,21 @@ class MobileR2LModel(Model):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         trained_here = self._modules.get("teacher")
         groups = trained_here.get_param_groups() if isinstance(trained_here, Model) else {}
-        return {**groups, "student": list(self.student.parameters())}
+        return {**groups, "student": self.student.network.parameter_groups()}  # type: ignore[dict-item]
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         trained_here = self._modules.get("teacher")
         return trained_here.get_training_callbacks(attributes) if isinstance(trained_here, Model) else []
 
     def get_outputs(self, ray_bundle: RayBundle | Cameras) -> Outputs:
-        """Teacher: colours of rays. Student: ``rgb`` (views, H, W, 3) of low-resolution rays."""
+        """Teacher: colours of rays. Student: ``rgb`` (views, H, W, 3) of low-resolution rays, or with alpha
+        premultiplied RGBA (views, H, W, 4)."""
         assert isinstance(ray_bundle, RayBundle)
         if self.phase is Phase.TEACHER:
             return self.teacher(ray_bundle)
         directions = ray_bundle.directions * ray_bundle.metadata["directions_norm"]
-        return {"rgb": self.student(ray_bundle.origins, directions).permute(0, 2, 3, 1)}
+        pictures = self.student(ray_bundle.origins, directions, ray_bundle.metadata["pitch"])
+        return {"rgb": pictures.permute(0, 2, 3, 1)}
 
     def get_metrics_dict(self, outputs: Outputs, batch: dict) -> Outputs:
         if self.phase is Phase.TEACHER:
@@ -111,7 +113,8 @@ class MobileR2LModel(Model):
         reference = "teacher" if self.phase is Phase.DISTIL else "photos_and_teacher"
         # Where a mask hides the picture, take the student's own pixels: only the rest counts.
         visible = batch["mask"].to(self.device)[..., None] if "mask" in batch else torch.ones_like(image[..., :1])
-        squared = ((outputs["rgb"].detach() - image) ** 2 * visible).sum() / (3 * visible.sum())
+        error = ((outputs["rgb"].detach() - image) ** 2 * visible)[..., :3]
+        squared = error.sum() / (3 * visible.sum())
         return {f"student_psnr_to_{reference}": -10 * torch.log10(squared.clamp(min=1e-16))}
 
     def get_loss_dict(self, outputs: Outputs, batch: dict, metrics_dict: Outputs | None = None) -> Outputs:
@@ -123,21 +126,24 @@ class MobileR2LModel(Model):
         if "mask" not in batch:
             return {"student_rgb_loss": mse_loss(outputs["rgb"], image)}
         mask = batch["mask"].to(self.device)[..., None]
-        return {"student_rgb_loss": ((outputs["rgb"] - image) ** 2 * mask).sum() / (3 * mask.sum().clamp(min=1.0))}
+        values = image.shape[-1] * mask.sum().clamp(min=1.0)
+        return {"student_rgb_loss": ((outputs["rgb"] - image) ** 2 * mask).sum() / values}
 
     # Looking
 
     @torch.no_grad()
     def render_student(self, camera: Cameras) -> Outputs:
-        """Picture of the student, which predicts colour alone: accumulation is 1 and depth ``NO_DEPTH`` everywhere."""
+        """Picture of the student over the background colour; accumulation is its alpha, or 1 everywhere, and depth
+        ``NO_DEPTH``."""
         training = self.student.training
         self.student.eval()
         try:
             rgb = self.student.render(camera)
         finally:
             self.student.train(training)
-        ones = torch.ones_like(rgb[..., :1])
-        return {"rgb": rgb, "accumulation": ones, "depth": ones * NO_DEPTH}
+        alpha = rgb[..., 3:] if self.config.alpha else torch.ones_like(rgb[..., :1])
+        rgb = (rgb[..., :3] + (1.0 - alpha) * self.background().to(rgb)).clamp(0.0, 1.0)
+        return {"rgb": rgb, "accumulation": alpha, "depth": torch.full_like(alpha, NO_DEPTH)}
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:

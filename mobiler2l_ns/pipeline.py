@@ -26,6 +26,7 @@ from mobiler2l_ns.model import MobileR2LModel, MobileR2LModelConfig
 from mobiler2l_ns.phases import Phase, PhasePlan
 from mobiler2l_ns.runs import read_run_config
 from mobiler2l_ns.student.capture import PROOF_POSES
+from mobiler2l_ns.student.growth import Growth
 from mobiler2l_ns.teacher import (
     adopted_dataparser,
     check_teacher,
@@ -33,7 +34,7 @@ from mobiler2l_ns.teacher import (
     for_objects,
     lazy_lpips,
     load_teacher,
-    render_teacher,
+    render_pseudo_view,
 )
 
 FINETUNE_CHECKS = 10
@@ -63,6 +64,16 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
     """Steps of distillation on pseudo views."""
     finetune_steps: int = 5_000
     """Steps of fine-tuning on the photos, mixed with pseudo views; 0 leaves it out."""
+
+    growth_shares: tuple[float, ...] = (0.07, 0.2, 0.5)
+    """Shares of the backbone's residual blocks that are trained in the first stages of distillation; none: all at
+    once."""
+    growth_until: tuple[float, ...] = (0.4, 0.6, 0.8)
+    """Where each of those stages ends, in shares of distillation."""
+
+    def growth(self) -> Growth:
+        """How the backbone grows."""
+        return Growth(self.model.num_blocks, self.growth_shares, self.growth_until)
 
     def plan(self) -> PhasePlan:
         """The phases of this run."""
@@ -101,6 +112,7 @@ class MobileR2LPipeline(VanillaPipeline):
     ) -> None:
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         self.plan = config.plan()
+        self.growth = config.growth()
         self.best_student: BestStudent | None = None
         self._announced: Phase | None = None
         trains = test_mode == "val"
@@ -108,7 +120,7 @@ class MobileR2LPipeline(VanillaPipeline):
             self._build_teacher(device, grad_scaler)
         else:
             self._load_teacher(config.teacher_load_config, device, required=trains)
-        self.datamanager.connect(self.model.student.config.stride, self._render if trains else None)
+        self.datamanager.connect(self.model.student.config, self._render if trains else None)
         self._record_capture()
 
     # Setup
@@ -157,7 +169,7 @@ class MobileR2LPipeline(VanillaPipeline):
         chosen = torch.linspace(0, len(held_out) - 1, PROOF_POSES).round().long()
         self.model.student.capture.record(
             image_size=torch.tensor([view.height, view.width]),
-            intrinsics=view.intrinsics(),
+            intrinsics=torch.tensor(view.intrinsics),
             world_transform=outputs.dataparser_transform.cpu().float()[:3],
             world_scale=torch.tensor(float(outputs.dataparser_scale)),
             start_pose=self.datamanager.train_poses[0].float(),
@@ -169,7 +181,7 @@ class MobileR2LPipeline(VanillaPipeline):
     def _render(self, camera: Cameras) -> dict[str, Tensor]:
         teacher = self.model.find_teacher()
         assert teacher is not None
-        return render_teacher(teacher, camera)
+        return render_pseudo_view(teacher, camera, self.config.model.alpha)
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         self._enter(self.plan.at(step))
@@ -186,6 +198,8 @@ class MobileR2LPipeline(VanillaPipeline):
         """Set the phase of a step, and on its first step here announce it and prepare what it needs."""
         phase = self.plan.at(step)
         self._enter(phase)
+        since = step - self.plan.start(Phase.DISTIL)
+        self.model.student.network.active_blocks = self.growth.active(since / max(1, self.plan.distil))
         if phase is self._announced:
             return
         self._announced = phase
@@ -199,27 +213,42 @@ class MobileR2LPipeline(VanillaPipeline):
         assert teacher is not None
         cached = self.config.datamanager.cache_dir is not None
         self.datamanager.fill_pool(fingerprint(teacher) if cached else "")
-        self._measure_depth_range()
+        self._measure_extent()
         if phase is Phase.FINETUNE:
             self.datamanager.load_photos(self.model.background())
             self._consider_student()
 
-    def _measure_depth_range(self) -> None:
-        """Near and far of the student, once: they are part of what it learns."""
+    def _measure_extent(self) -> None:
+        """Where the student samples its points, once: it is part of what it learns."""
         capture = self.model.student.capture
         if bool(capture.depth_known):
             return
-        if not self.datamanager.depth_quantiles:
-            self.datamanager.measure_depth()
-        measured = self.datamanager.depth_range()
-        near, far = self.config.model.near, self.config.model.far
-        if measured is None and (near is None or far is None):
+        extent = self.datamanager.measure_extent()
+        near, far = (
+            given if given is not None else measured
+            for given, measured in zip(
+                (self.config.model.near, self.config.model.far), extent.planes() or (None, None), strict=True
+            )
+        )
+        if near is None or far is None:
             raise UserError("The teacher gives no depth: set --pipeline.model.near and --pipeline.model.far")
-        near, far = near if near is not None else measured[0], far if far is not None else measured[1]  # type: ignore[index]
         if not 0.0 < near < far:
             raise UserError(f"Near {near:.3g} and far {far:.3g} are no depth range: set --pipeline.model.near and .far")
         capture.record(depth_range=torch.tensor([near, far]), depth_known=torch.tensor(True))
-        CONSOLE.print(f"The student samples depths from {near:.3g} to {far:.3g}")
+        if self.config.model.initialisation == "identity":
+            assert self.datamanager.pool is not None
+            self.model.student.network.begin_with(self.datamanager.pool.mean_colour())
+        sphere = extent.sphere()
+        if sphere is not None:
+            centre, radius = sphere
+            nearest = (self.datamanager.train_poses[:, :, 3] - centre).norm(dim=-1).min()
+            # From inside the sphere half of a ray's piece would lie behind the camera.
+            if float(nearest) > float(radius):
+                capture.record(scene_centre=centre, scene_radius=radius)
+        if self.model.student.in_sphere():
+            CONSOLE.print(f"The student samples points in a sphere of radius {float(capture.scene_radius):.3g}")
+        else:
+            CONSOLE.print(f"The student samples depths from {near:.3g} to {far:.3g}")
 
     def end_step(self, step: int) -> None:
         """While fine-tuning, watch the held-out photos; at the end of the run return to the best student."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import tyro
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
@@ -12,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from mobiler2l_ns.phases import Phase, PhasePlan
+from mobiler2l_ns.student.growth import Growth
 
 
 @dataclass
@@ -30,8 +33,12 @@ class StudentSchedulerConfig(SchedulerConfig):
     """Share of distillation after which the linear decay begins."""
     finetune_share: float = 0.1
     """Share of the learning rate at the start of fine-tuning, decaying linearly to zero."""
+    block_warmup_steps: int = 100
+    """Steps of linear warm-up of a residual block that joins while the backbone grows."""
     plan: tyro.conf.Suppress[PhasePlan | None] = None
     """The run's phases; filled in by the trainer."""
+    growth: tyro.conf.Suppress[Growth | None] = None
+    """The backbone's growth; filled in by the trainer."""
 
 
 class StudentScheduler(Scheduler):
@@ -56,5 +63,19 @@ class StudentScheduler(Scheduler):
             return math.pow(0.1, (since - config.warmup_steps) / 500_000)
         return min(1.0, (1.0 - progress) / (1.0 - config.decay_from)) if config.decay_from < 1.0 else 1.0
 
+    def block_factor(self, step: int, block: int) -> float:
+        """The same for one of the backbone's blocks, which has its own warm-up if it joins later."""
+        config, plan = self.config, self.config.plan
+        assert plan is not None, "the trainer sets the plan"
+        born = 0.0 if config.growth is None else config.growth.born(block)
+        if born == 0.0 or plan.at(step) is not Phase.DISTIL:
+            return self.factor(step)
+        age = step - plan.start(Phase.DISTIL) - math.ceil(born * plan.distil)
+        return self.factor(step) * min(1.0, max(0.0, (age + 1) / max(1, config.block_warmup_steps)))
+
+    def factor_of(self, group: dict[str, Any]) -> Callable[[int], float]:
+        """The factor of one of the optimizer's parameter groups."""
+        return partial(self.block_factor, block=group["block"]) if "block" in group else self.factor
+
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LRScheduler:
-        return LambdaLR(optimizer, self.factor)
+        return LambdaLR(optimizer, [self.factor_of(group) for group in optimizer.param_groups])

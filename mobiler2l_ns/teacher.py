@@ -17,6 +17,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.model_components import renderers
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 from torch import Tensor
@@ -78,6 +79,27 @@ def render_teacher(teacher: Model, camera: Cameras) -> dict[str, Tensor]:
             outputs[name] = outputs[f"{name}_fine"]
     outputs["rgb"] = outputs["rgb"][..., :3].clamp(0.0, 1.0)
     return outputs
+
+
+def render_pseudo_view(teacher: Model, camera: Cameras, alpha: bool) -> dict[str, Tensor]:
+    """Picture of a teacher for the student to learn.
+
+    Returns:
+        The teacher's outputs and ``picture``: its RGB, or with ``alpha`` premultiplied RGBA, for which it is rendered
+        over black.
+
+    Raises:
+        UserError: if alpha is asked of a teacher that does not know its accumulation.
+    """
+    if not alpha:
+        outputs = render_teacher(teacher, camera)
+        return {**outputs, "picture": outputs["rgb"]}
+    with renderers.background_color_override_context(torch.zeros(3, device=teacher.device)):
+        outputs = render_teacher(teacher, camera)
+    if "accumulation" not in outputs:
+        raise UserError("This teacher gives no accumulation: a student with alpha cannot be distilled from it")
+    accumulation = outputs["accumulation"].clamp(0.0, 1.0)
+    return {**outputs, "picture": torch.cat([outputs["rgb"].minimum(accumulation), accumulation], dim=-1)}
 
 
 def fingerprint(teacher: Model) -> str:

@@ -43,7 +43,8 @@ class MobileR2LTrainer(Trainer):
         optimizers = dict(self.config.optimizers)
         student = dict(optimizers["student"])
         if isinstance(student["scheduler"], StudentSchedulerConfig):
-            student["scheduler"] = replace(student["scheduler"], plan=self.config.pipeline.plan())
+            pipeline = self.config.pipeline
+            student["scheduler"] = replace(student["scheduler"], plan=pipeline.plan(), growth=pipeline.growth())
         # All schedules tick from the first step on, also the student's, long before its optimizer does.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         return Optimizers({**optimizers, "student": student}, self.pipeline.get_param_groups())

@@ -19,15 +19,19 @@ from nerfstudio.utils.rich_utils import CONSOLE, ItersPerSecColumn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from mobiler2l_ns.data.low_res_rays import as_ray_bundle, pinhole_rays
-from mobiler2l_ns.data.photos import Photos, StudentView
+from mobiler2l_ns.data.low_res_rays import as_ray_bundle
+from mobiler2l_ns.data.photos import Photos, photo_with_alpha
 from mobiler2l_ns.data.poses import PoseSamplerName, look_at_point, make_pose_sampler
 from mobiler2l_ns.data.pseudo_views import PseudoViewPool
+from mobiler2l_ns.data.scene_extent import SceneExtent
+from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.phases import Phase
+from mobiler2l_ns.student.network import StudentConfig
 
 RenderTeacher = Callable[[Cameras], dict[str, Tensor]]
-"""Renders one camera: rgb (H, W, 3) in 0..1, and where the teacher knows them depth and accumulation (H, W, 1)."""
+"""Renders one camera: ``picture`` (H, W, 3) RGB or (H, W, 4) premultiplied RGBA in 0..1, and where the teacher knows
+them ``depth`` and ``accumulation`` (H, W, 1)."""
 
 
 @dataclass
@@ -51,6 +55,8 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     """Where the pool lives; auto takes the GPU when half of its free memory holds the pool."""
     refresh_rate: float = 0.1
     """New pseudo views per training step, each replacing the oldest; 0 keeps the first ones."""
+    full_pitch_share: float = 0.6
+    """Share of the student's training steps at full resolution, if it learns several pitches; the rest share evenly."""
     photo_share: float = 0.5
     """Share of photos in a batch of the fine-tuning phase; the rest are pseudo views."""
     cache_dir: Path | None = None
@@ -67,9 +73,9 @@ class MobileR2LDataManager(VanillaDataManager):
         super().__init__(config, *args, **kwargs)
         self.phase = Phase.TEACHER
         self.pool: PseudoViewPool | None = None
-        self.photos: Photos | None = None
+        self.photos: dict[float, Photos] = {}
         self.held_out: Photos | None = None
-        self.depth_quantiles: list[tuple[float, float]] = []
+        self.extent = SceneExtent()
         self._render: RenderTeacher | None = None
         self._owed_views = 0.0
         self._generator = torch.Generator().manual_seed(torch.initial_seed() % (1 << 31))
@@ -114,17 +120,30 @@ class MobileR2LDataManager(VanillaDataManager):
         return [index for index in range(count) if index not in held_out], held_out
 
     def load_photos(self, background: Float[Tensor, "3"]) -> None:
-        """Bring the training photos to the student's geometry, once."""
-        if self.photos is None:
-            train, held_out = self.split_photos(len(self.train_dataset))
-            self.photos = Photos(self.train_dataset, train, self.view, background)
-            self.held_out = Photos(self.train_dataset, held_out, self.view, background)
+        """Bring the training photos to the student's geometry, at each of its pitches, once.
+
+        Raises:
+            UserError: if the student is to learn alpha and the photos have none.
+        """
+        if self.photos:
+            return
+        if self.student.alpha and photo_with_alpha(self.train_dataset, 0).shape[-1] != 4:
+            raise UserError(
+                "A student with alpha is fine-tuned on photos with an alpha channel, these have none: "
+                "cut the object out, or set --pipeline.finetune-steps 0"
+            )
+        over = None if self.student.alpha else background
+        train, held_out = self.split_photos(len(self.train_dataset))
+        for pitch in self.student.pitches:
+            self.photos[pitch] = Photos(self.train_dataset, train, self.view.at(pitch), over)
+        self.held_out = Photos(self.train_dataset, held_out, self.view, over)
 
     # Pseudo views
 
-    def connect(self, stride: int, render: RenderTeacher | None) -> None:
-        """Set the student's stride and, when training, the teacher's renderer."""
-        self.view = StudentView.of(self.train_dataset.cameras, stride)
+    def connect(self, student: StudentConfig, render: RenderTeacher | None) -> None:
+        """Set what the student renders and, when training, the teacher's renderer."""
+        self.student = student
+        self.view = StudentView.of(self.train_dataset.cameras, student.stride)
         self.train_poses = self.train_dataset.cameras.camera_to_worlds.cpu()
         self.look_at = look_at_point(self.train_poses)
         self.sampler, self.sampler_reason = make_pose_sampler(self.config.pose_sampler, self.train_poses)
@@ -140,28 +159,25 @@ class MobileR2LDataManager(VanillaDataManager):
             return training if self.config.pool_device == "cuda" else torch.device("cpu")
         height, width = self.view.covered
         free, _ = torch.cuda.mem_get_info(training)
-        return training if views * height * width * 3 < free / 2 else torch.device("cpu")
+        return training if views * height * width * self.student.output_channels < free / 2 else torch.device("cpu")
+
+    def _empty_pool(self, views: int, budget_gib: float, device: torch.device) -> PseudoViewPool:
+        seed = torch.initial_seed() % (1 << 31)
+        return PseudoViewPool(views, *self.view.covered, budget_gib, device, self.student.output_channels, seed)
 
     def render_view(self, pose: Float[Tensor, "3 4"]) -> None:
-        """Render one pseudo view into the pool and note the range of its depths."""
+        """Render one pseudo view into the pool and note how far the scene reaches in it."""
         assert self._render is not None and self.pool is not None
-        camera = self.view.cameras(pose[None]).to(self.device)
-        outputs = self._render(camera)
-        self.pool.add(pose, outputs["rgb"])
-        if "depth" in outputs:
-            length = as_ray_bundle(*pinhole_rays(pose[None], self.view.intrinsics(), *self.view.covered, 1))
-            depth = outputs["depth"].cpu() / length.metadata["directions_norm"][0]
-            solid = outputs["accumulation"].cpu() > 0.5 if "accumulation" in outputs else torch.ones_like(depth).bool()
-            if int(solid.sum()) > 100:
-                near, far = depth[solid][:: max(1, int(solid.sum()) // 4096)].quantile(torch.tensor([0.005, 0.995]))
-                self.depth_quantiles.append((float(near), float(far)))
+        outputs = self._render(self.view.cameras(pose[None]).to(self.device))
+        self.pool.add(pose, outputs["picture"])
+        self.extent.add(pose, self.view, outputs)
 
     def fill_pool(self, fingerprint: str = "") -> None:
         """Render the first pool, or read it from the cache folder, with a progress bar."""
         if self.pool is not None:
             return
         wanted, budget = self.config.pool_views, self.config.pool_budget_gib
-        self.pool = PseudoViewPool(wanted, *self.view.covered, budget, self._pool_device(wanted))
+        self.pool = self._empty_pool(wanted, budget, self._pool_device(wanted))
         CONSOLE.print(self.sampler_reason)
         if self.pool.capacity < wanted:
             CONSOLE.print(f"[yellow]{wanted} pseudo views do not fit {budget} GiB: {self.pool.capacity} are kept")
@@ -190,22 +206,17 @@ class MobileR2LDataManager(VanillaDataManager):
         if self.config.cache_dir is None:
             return None
         poses = hashlib.sha256(self.train_poses.numpy().tobytes())
-        poses.update(repr((self.view, self.config.pose_sampler, fingerprint)).encode())
+        poses.update(repr((self.view, self.config.pose_sampler, self.student.alpha, fingerprint)).encode())
         return self.config.cache_dir / f"pseudo_views_{poses.hexdigest()[:16]}.pt"
 
-    def depth_range(self) -> tuple[float, float] | None:
-        """Near and far z-depth of what the pseudo views show, with a margin; None if the teacher gives no depth."""
-        if not self.depth_quantiles:
-            return None
-        values = torch.tensor(self.depth_quantiles)
-        return float(values[:, 0].quantile(0.02)) * 0.95, float(values[:, 1].quantile(0.98)) * 1.05
-
-    def measure_depth(self, views: int = 8) -> None:
-        """Render a few views only for their depth, when the pool came from the cache."""
-        pool, self.pool = self.pool, PseudoViewPool(views, *self.view.covered, 1e9, "cpu")
-        for pose in self.sample_poses(views):
-            self.render_view(pose)
-        self.pool = pool
+    def measure_extent(self, views: int = 8) -> SceneExtent:
+        """How far the scene reaches; when the pool came from the cache a few views are rendered only to see that."""
+        if not self.extent.depth_quantiles:
+            pool, self.pool = self.pool, self._empty_pool(views, 1e9, torch.device("cpu"))
+            for pose in self.sample_poses(views):
+                self.render_view(pose)
+            self.pool = pool
+        return self.extent
 
     # Batches
 
@@ -214,34 +225,39 @@ class MobileR2LDataManager(VanillaDataManager):
         pictures they stand for, ``image`` (views, H, W, 3) and where photos are among them ``mask`` (views, H, W)."""
         if self.phase is Phase.TEACHER:
             return super().next_train(step)
-        count = self.config.views_per_batch
+        count, pitch = self.config.views_per_batch, self._draw_pitch()
         photos = 0
         if self.phase is Phase.FINETUNE:
-            assert self.photos is not None
             # Rounded up and down by turns of chance, so that a small batch keeps the share on average.
             share = count * self.config.photo_share
             photos = int(share) + int(torch.rand((), generator=self._generator) < share - int(share))
         parts = []
         if photos < count:
-            parts.append(self._pseudo_batch(count - photos))
+            parts.append(self._pseudo_batch(count - photos, pitch))
         if photos:
-            assert self.photos is not None
-            parts.append(self.photos.draw(photos, self._generator, self.device))
-        origins, directions, pictures, masks = (torch.cat(column) for column in zip(*parts, strict=True))
-        batch = {"image": pictures, "mask": masks} if photos else {"image": pictures}
-        return as_ray_bundle(origins, directions), batch
+            parts.append(self.photos[pitch].draw(photos, self._generator, self.device))
+        origins, directions, pictures = (torch.cat([part[i] for part in parts]) for i in range(3))
+        batch = {"image": pictures}
+        masks = [part[3] for part in parts]
+        if any(mask is not None for mask in masks):
+            full = zip(masks, parts, strict=True)
+            batch["mask"] = torch.cat([torch.ones_like(p[2][..., 0]) if mask is None else mask for mask, p in full])
+        return as_ray_bundle(origins, directions, pitch), batch
 
-    def _pseudo_batch(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _draw_pitch(self) -> float:
+        pitches, share = self.student.pitches, self.config.full_pitch_share
+        if len(pitches) == 1 or float(torch.rand((), generator=self._generator)) < share:
+            return pitches[0]
+        return pitches[1 + int(torch.randint(len(pitches) - 1, (), generator=self._generator))]
+
+    def _pseudo_batch(self, count: int, pitch: float) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         assert self.pool is not None
         self._owed_views += self.config.refresh_rate
         while self._owed_views >= 1.0:
             self._owed_views -= 1.0
             self.render_view(self.sample_poses(1)[0])
-        poses, pictures = self.pool.draw(count, self._generator, self.device)
-        origins, directions = pinhole_rays(
-            poses, self.view.intrinsics().to(self.device), *self.view.grid, self.view.stride
-        )
-        return origins, directions, pictures, torch.ones_like(pictures[..., 0])
+        poses, pictures = self.pool.draw(count, self.device)
+        return *self.view.at(pitch).rays(poses), *self.view.coarsen(pictures, pitch)
 
     def get_train_rays_per_batch(self) -> int:
         if self.phase is Phase.TEACHER:

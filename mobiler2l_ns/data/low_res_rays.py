@@ -22,7 +22,7 @@ def grid_size(height: int, width: int, stride: int) -> tuple[int, int]:
 
 def pinhole_rays(
     camera_to_worlds: Float[Tensor, "n 3 4"],
-    intrinsics: Float[Tensor, "4"] | Float[Tensor, "n 4"],
+    intrinsics: tuple[float, float, float, float] | Float[Tensor, "n 4"],
     rows: int,
     columns: int,
     stride: int,
@@ -31,17 +31,18 @@ def pinhole_rays(
 
     Args:
         camera_to_worlds: poses.
-        intrinsics: fx, fy, cx, cy in output pixels, shared or one row a camera.
+        intrinsics: fx, fy, cx, cy in output pixels, shared (plain numbers, so nothing is copied to a GPU) or
+            one row a camera.
         rows, columns: size of the low-resolution grid.
         stride: output pixels per ray and side.
     """
-    fx, fy, cx, cy = (
-        column[..., None] for column in intrinsics.to(camera_to_worlds).expand(len(camera_to_worlds), 4).T
-    )
+    if isinstance(intrinsics, Tensor):
+        intrinsics = intrinsics.to(camera_to_worlds).T[..., None].unbind()
+    fx, fy, cx, cy = intrinsics
     u = (torch.arange(columns, device=camera_to_worlds.device) + 0.5) * stride
     v = (torch.arange(rows, device=camera_to_worlds.device) + 0.5) * stride
-    x = ((u - cx) / fx)[:, None, :, None]
-    y = ((v - cy) / fy)[:, :, None, None]
+    x = ((u - cx) / fx).reshape(-1, 1, columns, 1)
+    y = ((v - cy) / fy).reshape(-1, rows, 1, 1)
     right, up, back, centre = (column[:, None, None, :] for column in camera_to_worlds.unbind(-1))
     return centre, x * right - y * up - back
 
@@ -97,12 +98,14 @@ def camera_rays(cameras: Cameras, stride: int) -> tuple[Float[Tensor, "n 1 1 3"]
     return cameras.camera_to_worlds[:, None, None, :, 3], torch.stack(directions)
 
 
-def as_ray_bundle(origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"]) -> RayBundle:
-    """Wrap low-resolution rays as nerfstudio's RayBundle (unit directions, their length beside them)."""
+def as_ray_bundle(
+    origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"], pitch: float = 1.0
+) -> RayBundle:
+    """Wrap low-resolution rays as nerfstudio's RayBundle (unit directions; beside them their length and the pitch)."""
     length = directions.norm(dim=-1, keepdim=True)
     return RayBundle(
         origins=origins.expand_as(directions),
         directions=directions / length,
         pixel_area=torch.ones_like(length),
-        metadata={"directions_norm": length},
+        metadata={"directions_norm": length, "pitch": torch.full_like(length, pitch)},
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
@@ -13,61 +11,17 @@ from rich.progress import track
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from mobiler2l_ns.data.low_res_rays import camera_rays, grid_size
+from mobiler2l_ns.data.low_res_rays import camera_rays
 from mobiler2l_ns.data.pseudo_views import quantise
+from mobiler2l_ns.data.student_view import StudentView
 
 FOCAL_TOLERANCE = 0.01
 """Photos whose focal length is this close to the student's keep their pixels."""
 
 
-@dataclass
-class StudentView:
-    """Geometry of the student's pictures: nerfstudio intrinsics in pixels, and the blocks that cover them."""
-
-    height: int
-    width: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-    stride: int
-
-    @classmethod
-    def of(cls, cameras: Cameras, stride: int) -> StudentView:
-        """The most common size of the cameras, with the median intrinsics of that size."""
-        sizes = torch.cat([cameras.height.reshape(-1, 1), cameras.width.reshape(-1, 1)], dim=1).cpu()
-        unique, counts = torch.unique(sizes, dim=0, return_counts=True)
-        height, width = unique[counts.argmax()].tolist()
-        same = (sizes == torch.tensor([height, width])).all(1)
-        fx, fy, cx, cy = (
-            float(value.reshape(-1).cpu()[same].median()) for value in (cameras.fx, cameras.fy, cameras.cx, cameras.cy)
-        )
-        return cls(height, width, fx, fy, cx, cy, stride)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of low-resolution rays."""
-        return grid_size(self.height, self.width, self.stride)
-
-    @property
-    def covered(self) -> tuple[int, int]:
-        """Height and width of what the student renders: whole blocks, at least the picture."""
-        rows, columns = self.grid
-        return rows * self.stride, columns * self.stride
-
-    def intrinsics(self) -> Float[Tensor, "4"]:
-        """fx, fy, cx, cy in pixels."""
-        return torch.tensor([self.fx, self.fy, self.cx, self.cy])
-
-    def cameras(self, poses: Float[Tensor, "n 3 4"]) -> Cameras:
-        """Undistorted cameras at the poses, as large as what the student renders."""
-        height, width = self.covered
-        return Cameras(poses, self.fx, self.fy, self.cx, self.cy, width=width, height=height)
-
-
 def fit_photo(
-    photo: Float[Tensor, "h w 3"], camera: Cameras, view: StudentView
-) -> tuple[Float[Tensor, "ch cw 3"], Float[Tensor, "ch cw"], Cameras]:
+    photo: Float[Tensor, "h w channels"], camera: Cameras, view: StudentView
+) -> tuple[Float[Tensor, "ch cw channels"], Float[Tensor, "ch cw"], Cameras]:
     """Bring a photo to the student's focal length and covered size.
 
     A photo taken at another focal length is resized with antialiasing, one of another size is cropped or padded about
@@ -87,7 +41,7 @@ def fit_photo(
     top, left = max(0, (rows - view.height) // 2), max(0, (columns - view.width) // 2)
     photo = photo[top : top + view.height, left : left + view.width]
     covered_height, covered_width = view.covered
-    picture = torch.zeros(covered_height, covered_width, 3)
+    picture = torch.zeros(covered_height, covered_width, photo.shape[-1])
     mask = torch.zeros(covered_height, covered_width)
     picture[: photo.shape[0], : photo.shape[1]] = photo
     mask[: photo.shape[0], : photo.shape[1]] = 1.0
@@ -106,23 +60,33 @@ def fit_photo(
 
 
 class Photos:
-    """Training photos at the student's geometry, kept as bytes with their low-resolution rays."""
+    """Training photos at the student's geometry, kept as bytes with their low-resolution rays.
 
-    pictures: UInt8[Tensor, "n ch cw 3"]
+    Args:
+        dataset: the photos, RGB or RGBA with straight alpha.
+        indices: which of them.
+        view: what the student renders.
+        background: what transparent photos are laid over; None keeps RGBA, the colour premultiplied.
+    """
+
+    pictures: UInt8[Tensor, "n ch cw channels"]
     masks: Float[Tensor, "n ch cw"]
     origins: Float[Tensor, "n 1 1 3"]
     directions: Float[Tensor, "n rows columns 3"]
 
     def __init__(
-        self, dataset: InputDataset, indices: list[int], view: StudentView, background: Float[Tensor, "3"]
+        self, dataset: InputDataset, indices: list[int], view: StudentView, background: Float[Tensor, "3"] | None
     ) -> None:
         pictures, masks, origins, directions = [], [], [], []
         for index in track(indices, "Preparing photos", console=CONSOLE, transient=True):
             data = dataset.get_data(index)
-            photo = over_background(data["image"], background)
+            if background is None:
+                photo = premultiply(photo_with_alpha(dataset, index))
+            else:
+                photo = over_background(data["image"], background)
             picture, mask, camera = fit_photo(photo, dataset.cameras[index : index + 1].to("cpu"), view)
             if "mask" in data:
-                seen = fit_photo(data["mask"].float().expand(*photo.shape), dataset.cameras[index : index + 1], view)
+                seen = fit_photo(data["mask"].float(), dataset.cameras[index : index + 1], view)
                 mask = mask * (seen[0][..., 0] > 0.99)
             origin, direction = camera_rays(camera, view.stride)
             pictures.append(quantise(picture))
@@ -155,3 +119,13 @@ def over_background(image: Float[Tensor, "h w channels"], background: Float[Tens
         return image
     alpha = image[..., 3:]
     return image[..., :3] * alpha + background.to(image) * (1.0 - alpha)
+
+
+def photo_with_alpha(dataset: InputDataset, index: int) -> Float[Tensor, "h w channels"]:
+    """A photo as it is on disk, scaled to the dataset's size; ``get_data`` lays those with alpha over a colour."""
+    return torch.from_numpy(dataset.get_numpy_image(index).astype("float32") / 255.0)
+
+
+def premultiply(image: Float[Tensor, "h w 4"]) -> Float[Tensor, "h w 4"]:
+    """RGBA with the colour multiplied by alpha, from straight alpha."""
+    return torch.cat([image[..., :3] * image[..., 3:], image[..., 3:]], dim=-1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Generator, Tensor
+from torch import Tensor
 
 BYTES_PER_GIB = 1 << 30
 
@@ -25,19 +25,32 @@ class PseudoViewPool:
         height, width: size of a view in pixels.
         budget_gib: the pool is cut to this much memory, but keeps at least one view.
         device: where the pictures live.
+        channels: 3, or 4 for premultiplied RGBA.
+        seed: of the draws.
     """
 
-    def __init__(self, views: int, height: int, width: int, budget_gib: float, device: torch.device | str) -> None:
-        self.capacity = max(1, min(views, int(budget_gib * BYTES_PER_GIB) // (height * width * 3)))
-        self.pictures = torch.empty(self.capacity, height, width, 3, dtype=torch.uint8, device=device)
-        self.poses = torch.empty(self.capacity, 3, 4)
+    def __init__(
+        self,
+        views: int,
+        height: int,
+        width: int,
+        budget_gib: float,
+        device: torch.device | str,
+        channels: int = 3,
+        seed: int = 0,
+    ) -> None:
+        self.capacity = max(1, min(views, int(budget_gib * BYTES_PER_GIB) // (height * width * channels)))
+        self.pictures = torch.empty(self.capacity, height, width, channels, dtype=torch.uint8, device=device)
+        self.poses = torch.empty(self.capacity, 3, 4, device=device)
+        # Drawn where the pictures live: on a GPU a draw then needs nothing from the host.
+        self.generator = torch.Generator(device).manual_seed(seed)
         self.filled = 0
         self.rendered = 0
 
     def __len__(self) -> int:
         return self.filled
 
-    def add(self, pose: Float[Tensor, "3 4"], picture: Float[Tensor, "h w 3"]) -> None:
+    def add(self, pose: Float[Tensor, "3 4"], picture: Float[Tensor, "h w channels"]) -> None:
         """Store a view; when the pool is full it replaces the oldest."""
         slot = self.rendered % self.capacity
         self.poses[slot] = pose
@@ -46,27 +59,32 @@ class PseudoViewPool:
         self.filled = min(self.rendered, self.capacity)
 
     def draw(
-        self, count: int, generator: Generator, device: torch.device | str
-    ) -> tuple[Float[Tensor, "n 3 4"], Float[Tensor, "n h w 3"]]:
+        self, count: int, device: torch.device | str
+    ) -> tuple[Float[Tensor, "n 3 4"], Float[Tensor, "n h w channels"]]:
         """Random views as poses and colours in 0..1 on ``device``; no view twice unless the pool holds fewer."""
+        where = self.pictures.device
         if count <= self.filled:
-            chosen = torch.randperm(self.filled, generator=generator)[:count]
+            chosen = torch.randperm(self.filled, generator=self.generator, device=where)[:count]
         else:
-            chosen = torch.randint(self.filled, (count,), generator=generator)
-        pictures = self.pictures[chosen.to(self.pictures.device)].to(device, non_blocking=True)
-        return self.poses[chosen].to(device), pictures.float() / 255.0
+            chosen = torch.randint(self.filled, (count,), generator=self.generator, device=where)
+        pictures = self.pictures[chosen].to(device, non_blocking=True)
+        return self.poses[chosen].to(device, non_blocking=True), pictures.float() / 255.0
+
+    def mean_colour(self) -> Float[Tensor, "channels"]:
+        """Mean of up to 64 views, 0..1."""
+        return self.pictures[: min(self.filled, 64)].float().mean((0, 1, 2)) / 255.0
 
     def save(self, path: Path) -> None:
         """Write the filled part to a file, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        torch.save({"poses": self.poses[: self.filled], "pictures": self.pictures[: self.filled].cpu()}, partial)
+        torch.save({"poses": self.poses[: self.filled].cpu(), "pictures": self.pictures[: self.filled].cpu()}, partial)
         partial.replace(path)
 
     def load(self, path: Path) -> None:
         """Fill the pool from a file written by ``save``, as far as both reach."""
         stored = torch.load(path, map_location="cpu")
         count = min(self.capacity, len(stored["poses"]))
-        self.poses[:count] = stored["poses"][:count]
+        self.poses[:count] = stored["poses"][:count].to(self.poses.device)
         self.pictures[:count] = stored["pictures"][:count].to(self.pictures.device)
         self.filled = self.rendered = count

@@ -1,6 +1,7 @@
 """Core ML: a torch graph to a `.mlpackage` (an ML program for iOS 16 / macOS 13 and later).
 
-The package takes float32 arrays and answers an 8-bit RGB image. Three decisions, each against a trap:
+The package takes float32 arrays and answers an 8-bit RGB image, and an 8-bit grey one for alpha. Three decisions, each
+against a trap:
 
 - **The encoding stays in float32.** `sin(32 x)` of a half-precision point is off by 0.06 rad, so at `precision="fp16"`
   only the network, from the head on, is computed in half precision. Which operation belongs where is read off the
@@ -33,7 +34,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-OUTPUT = "image"
+OUTPUT, ALPHA = "image", "alpha"
 NAMESPACE = "com.github.apple.coremltools"  # where coremltools itself notes versions
 
 FORBIDDEN_OPS = {
@@ -90,11 +91,13 @@ def convert(
     version: str = "",
     inputs: Sequence[TensorInput] = POSE_INPUTS,
     image_description: str = "",
+    alpha: bool = False,
 ) -> None:
     """Convert a graph and save it.
 
     Args:
-        graph: in eval mode, on the CPU; `inputs` as float32 tensors, in order -> rgb (1, 3, H, W) float32, 0..1.
+        graph: in eval mode, on the CPU; `inputs` as float32 tensors, in order -> rgb (1, 3, H, W) float32, 0..1, or
+            with `alpha` premultiplied rgba (1, 4, H, W).
         height, width: H and W, output pixels; checked.
         path: the `.mlpackage` folder to create, in a folder that exists; must not exist itself.
         precision: of the network; the encoding, upstream of its first layer, is always fp32.
@@ -103,6 +106,7 @@ def convert(
         description: of the model, one or two sentences, shown by Xcode.
         inputs: what the graph takes, should it not start at a pose.
         image_description: of the output; a default says its size.
+        alpha: whether there is a second output, `alpha`; Core ML has no image of four channels.
 
     Raises:
         FileExistsError: `path` exists.
@@ -121,9 +125,10 @@ def convert(
 
         network_in_half = ct.transform.FP16ComputePrecision(op_selector=_in_network)
         ct.convert(
-            _export(graph, inputs),
+            _export(graph, inputs, alpha),
             inputs=[ct.TensorType(name=i.name, shape=i.shape, dtype=np.float32) for i in inputs],
-            outputs=[ct.ImageType(name=OUTPUT, color_layout=ct.colorlayout.RGB)],
+            outputs=[ct.ImageType(name=OUTPUT, color_layout=ct.colorlayout.RGB)]
+            + [ct.ImageType(name=ALPHA, color_layout=ct.colorlayout.GRAYSCALE)] * alpha,
             convert_to="mlprogram",
             minimum_deployment_target=ct.target.iOS16,
             compute_precision=network_in_half if precision == "fp16" else ct.precision.FLOAT32,
@@ -139,8 +144,10 @@ def convert(
         about.userDefined.update({**metadata, **versions})
         for saved, wanted in zip(spec.description.input, inputs, strict=True):
             saved.shortDescription = wanted.description
-        (image,) = spec.description.output
-        image.shortDescription = image_description or f"The rendered image, RGB, {width} x {height} pixels."
+        colours = "RGB, premultiplied by alpha" if alpha else "RGB"
+        described = [image_description or f"The rendered image, {colours}, {width} x {height} pixels.", "Its alpha."]
+        for image, text in zip(spec.description.output, described, strict=False):
+            image.shortDescription = text
         spec_file.write_bytes(spec.SerializeToString(deterministic=True))
         _fix_identifiers(path)
         for part in path.rglob("*"):  # coremltools leaves some readable by their owner only
@@ -150,20 +157,22 @@ def convert(
 class _Scaled(nn.Module):
     """An image output holds 0..255."""
 
-    def __init__(self, graph: nn.Module) -> None:
+    def __init__(self, graph: nn.Module, alpha: bool) -> None:
         super().__init__()
         self.wrapped = graph  # not "graph": torch.fx has an attribute of that name
+        self.alpha = alpha
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.wrapped(*inputs) * 255.0
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        picture = self.wrapped(*inputs) * 255.0
+        return tuple(picture.split([3, 1], dim=1)) if self.alpha else picture
 
 
-def _export(graph: nn.Module, inputs: Sequence[TensorInput]) -> torch.export.ExportedProgram:
+def _export(graph: nn.Module, inputs: Sequence[TensorInput], alpha: bool) -> torch.export.ExportedProgram:
     # Torch's own decompositions are left out: coremltools knows gelu and its like as they are.
     aten: Any = torch.ops.aten
     table: dict[Any, Any] = {aten.reciprocal.default: lambda x: torch.full((), 1.0, dtype=x.dtype) / x}
     with torch.no_grad():
-        program = torch.export.export(_Scaled(graph).eval(), tuple(torch.ones(i.shape) for i in inputs))
+        program = torch.export.export(_Scaled(graph, alpha).eval(), tuple(torch.ones(i.shape) for i in inputs))
         return program.run_decompositions(table)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
-from mobiler2l_ns.data.low_res_rays import grid_size
+from mobiler2l_ns.student.encoding import SHORTEST_CHORD
 from mobiler2l_ns.student.network import PointwiseLinear, ResidualBlock, StudentNetwork
 from mobiler2l_ns.student.student import Student
 
@@ -50,22 +50,30 @@ class PoseToImage(nn.Module):
 
     u: Tensor
     v: Tensor
-    depths: Tensor
+    places: Tensor
     frequencies: Tensor
+    centre: Tensor
+    radius: Tensor
+    log_pitch: Tensor
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, pitch: float = 1.0) -> None:
+        """Args: the student, and the size of a ray's cell: the graph renders the picture at 1 / ``pitch`` its size."""
         super().__init__()
-        config = student.config
-        self.height, self.width = student.capture.size()
-        self.rows, self.columns = grid_size(self.height, self.width, config.stride)
-        self.contracted = student.is_contracted()
+        config, view = student.config, student.view(pitch)
+        self.height, self.width = view.height, view.width
+        self.rows, self.columns = view.grid
+        self.contracted, self.in_sphere = student.is_contracted(), student.in_sphere()
+        self.several_pitches, self.alpha = len(config.pitches) > 1, config.alpha
         self.network = fold_batch_norms(student.network)
         u = (torch.arange(self.columns) + 0.5) * config.stride
         v = (torch.arange(self.rows) + 0.5) * config.stride
         self.register_buffer("u", u.repeat(self.rows)[None, None])
         self.register_buffer("v", v.repeat_interleave(self.columns)[None, None])
-        self.register_buffer("depths", student.depths().detach().cpu().reshape(1, -1, 1, 1))
+        self.register_buffer("places", student.places().detach().cpu().reshape(1, -1, 1, 1))
         self.register_buffer("frequencies", 2.0 ** torch.arange(config.num_frequencies).float().reshape(1, 1, -1, 1))
+        self.register_buffer("centre", student.capture.scene_centre.detach().cpu().reshape(1, 3, 1))
+        self.register_buffer("radius", student.capture.scene_radius.detach().cpu().reshape(1, 1, 1))
+        self.register_buffer("log_pitch", torch.full((1, 1, self.rows, self.columns), pitch).log2())
 
     def encode(
         self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
@@ -75,22 +83,29 @@ class PoseToImage(nn.Module):
         x, y = (self.u - cx) / fx, (cy - self.v) / fy
         rotation, origin = camera_to_world.split([3, 1], dim=2)
         directions = rotation @ torch.cat([x, y, -torch.ones_like(self.u)], dim=1)
-        points = origin[:, None] + self.depths * directions[:, None]
+        if self.in_sphere:
+            start, along = (origin - self.centre) / self.radius, directions / self.radius
+            squared = (along * along).sum(dim=1, keepdim=True)
+            nearest = start - ((start * along).sum(dim=1, keepdim=True) / squared) * along
+            inside = (1.0 - (nearest * nearest).sum(dim=1, keepdim=True)).clamp(min=SHORTEST_CHORD**2)
+            origin, directions = nearest, along * (inside / squared).sqrt()
+        points = origin[:, None] + self.places * directions[:, None]
         if self.contracted:
             size = points.abs().amax(dim=2, keepdim=True).clamp(min=1.0)
             points = points * ((2.0 - 1.0 / size) / size)
         points = points.reshape(1, -1, 1, self.rows * self.columns)
         angles = points * self.frequencies
         encoded = torch.cat([angles.sin(), angles.cos(), points], dim=2)
-        return encoded.reshape(1, -1, self.rows, self.columns)
+        encoded = encoded.reshape(1, -1, self.rows, self.columns)
+        return torch.cat([encoded, self.log_pitch], dim=1) if self.several_pitches else encoded
 
     def forward(
         self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
-    ) -> Float[Tensor, "1 3 height width"]:
+    ) -> Float[Tensor, "1 colours height width"]:
         """Args: an OpenGL camera-to-world matrix in the run's world frame; fx, fy, cx, cy in output pixels.
 
         Returns:
-            RGB in 0..1.
+            RGB in 0..1, or RGBA with the colour premultiplied.
         """
         picture = self.network(self.encode(camera_to_world, intrinsics))
         return picture.narrow(2, 0, self.height).narrow(3, 0, self.width)

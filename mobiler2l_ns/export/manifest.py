@@ -11,10 +11,16 @@ from typing import Any
 
 import torch
 
+from mobiler2l_ns.student.encoding import SHORTEST_CHORD
 from mobiler2l_ns.student.network import StudentConfig
 from mobiler2l_ns.student.student import Student
 
 NAME = "manifest.json"
+_PLANES = "point = origin + place * direction, in the world frame"
+_SPHERE = (
+    "o = (origin - centre) / radius, d = direction / radius; n = o - (o.d / d.d) d, "
+    "h = d sqrt(max(1 - n.n, shortest_half_chord^2) / d.d); point = n + place * h"
+)
 
 
 @dataclass
@@ -84,7 +90,15 @@ def describe(student: Student) -> dict[str, Any]:
                 "focal length below: the student knows rays of that spacing only",
             },
         },
-        "output": {"image": {"layout": "RGB", "height": height, "width": width}},
+        "output": {
+            "image": {
+                "layout": "RGBA, premultiplied: over a background b it gives rgb + (1 - alpha) * b"
+                if config.alpha
+                else "RGB",
+                "height": height,
+                "width": width,
+            }
+        },
         "size": {"height": height, "width": width},
         "stride": config.stride,
         "focal": {"fx": fx, "fy": fy},
@@ -93,7 +107,15 @@ def describe(student: Student) -> dict[str, Any]:
         "with u, v = (index + 0.5) * stride, not normalised, so that depths run along the optical axis",
         "near": near,
         "far": far,
-        "depths": _numbers(student.depths()),
+        "points": {
+            "in": "sphere" if student.in_sphere() else "planes",
+            "places": _numbers(student.places()),
+            "meaning": _SPHERE if student.in_sphere() else _PLANES,
+            "centre": _numbers(capture.scene_centre),
+            "radius": float(capture.scene_radius),
+            "shortest_half_chord": SHORTEST_CHORD,
+        },
+        "pitches": list(config.pitches),
         "num_points": config.num_points,
         "num_frequencies": config.num_frequencies,
         "encoding": "points depth-major (x, y, z of the first depth, ...); each scalar p becomes sin(2^i p) for i < L, "

@@ -133,9 +133,12 @@ def open_package(path: Path) -> Callable[[Mapping[str, NDArray[Any] | Tensor]], 
 
 
 def image_to_array(image: Any) -> NDArray[np.float32]:
-    """A PIL image or uint8 array (H, W, 3 or 4) as (3, H, W) float32, 0..255."""
-    rgb = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)[..., :3]
-    return np.ascontiguousarray(rgb.transpose(2, 0, 1), dtype=np.float32)
+    """A PIL image or uint8 array (H, W, 3 or 4) as (3, H, W) float32, 0..255; a grey one as (1, H, W)."""
+    if hasattr(image, "convert") and image.mode != "L":
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    channels = array[..., None] if array.ndim == 2 else array[..., :3]
+    return np.ascontiguousarray(channels.transpose(2, 0, 1), dtype=np.float32)
 
 
 def _dtype(var: Any) -> str:

@@ -16,7 +16,7 @@ OPSET = 17
 
 def convert(graph: PoseToImage, path: Path, metadata: dict[str, str]) -> None:
     """Write ``graph`` to ``path``; inputs ``camera_to_world`` (1, 3, 4) and ``intrinsics`` (1, 4), output ``image``
-    (1, 3, height, width), RGB in 0..1.
+    (1, 3, height, width), RGB in 0..1, or (1, 4, height, width) premultiplied RGBA.
 
     Args:
         graph: the student.
@@ -57,6 +57,6 @@ class OnnxRunner:
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def __call__(self, camera_to_world: Tensor, intrinsics: Tensor) -> Tensor:
-        """(1, 3, 4) and (1, 4) in; picture (3, height, width) in 0..1 out."""
+        """(1, 3, 4) and (1, 4) in; picture (channels, height, width) in 0..1 out."""
         inputs = {"camera_to_world": camera_to_world.numpy(), "intrinsics": intrinsics.numpy()}
         return torch.from_numpy(np.asarray(self.session.run(["image"], inputs)[0])[0])

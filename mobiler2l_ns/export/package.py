@@ -68,17 +68,21 @@ def _convert_coreml(graph: PoseToImage, path: Path, precision: str, metadata: di
         license=LICENSE,
         description=DESCRIPTION,
         version=__version__,
+        alpha=graph.alpha,
     )
 
 
 def _run_coreml(path: Path) -> Runner:
+    from mobiler2l_ns.export import coreml
     from mobiler2l_ns.export.mil_evaluator import open_package
 
     package = open_package(path)
 
     def run(camera_to_world: Tensor, intrinsics: Tensor) -> Tensor:
         inputs = {"camera_to_world": camera_to_world.numpy(), "intrinsics": intrinsics.numpy()}
-        return torch.from_numpy(package(inputs)["image"]) / 255.0
+        outputs = package(inputs)
+        planes = [torch.from_numpy(outputs[name]) for name in (coreml.OUTPUT, coreml.ALPHA) if name in outputs]
+        return torch.cat(planes) / 255.0
 
     return run
 

@@ -17,9 +17,10 @@ class Capture(nn.Module):
     Buffers:
         image_size: (2,) height and width of the student's pictures in pixels.
         intrinsics: (4,) fx, fy, cx, cy of the student's pictures in pixels.
-        depth_range: (2,) near and far z-depth of the sampled points, scene units; until distillation begins a
-            placeholder.
+        depth_range: (2,) near and far z-depth of the scene, scene units; until distillation begins a placeholder.
         depth_known: whether ``depth_range`` has been set.
+        scene_centre: (3,) and scene_radius: the sphere that holds a bounded scene; radius 0 if there is none, and
+            points are sampled between near and far.
         unbounded: whether the sampled points are contracted.
         world_transform: (3, 4) and world_scale: the capture's own coordinates ``x`` become ``scale * (transform @ x)``.
         start_pose: (3, 4) a camera to start looking from.
@@ -31,6 +32,8 @@ class Capture(nn.Module):
     intrinsics: Tensor
     depth_range: Tensor
     depth_known: Tensor
+    scene_centre: Tensor
+    scene_radius: Tensor
     unbounded: Tensor
     world_transform: Tensor
     world_scale: Tensor
@@ -45,6 +48,8 @@ class Capture(nn.Module):
             "intrinsics": torch.tensor([1.0, 1.0, 0.5, 0.5]),
             "depth_range": torch.tensor([1.0, 10.0]),
             "depth_known": torch.tensor(False),
+            "scene_centre": torch.zeros(3),
+            "scene_radius": torch.tensor(0.0),
             "unbounded": torch.tensor(False),
             "world_transform": identity,
             "world_scale": torch.tensor(1.0),
@@ -57,6 +62,13 @@ class Capture(nn.Module):
             "azimuth": torch.zeros(2),
         }.items():
             self.register_buffer(name, value.clone())
+        self.read_flags()
+        self.register_load_state_dict_post_hook(lambda module, _: module.read_flags())
+
+    def read_flags(self) -> None:
+        """Keep what decides the course of a forward pass as plain values: reading a buffer would stall a GPU."""
+        self.is_unbounded = bool(self.unbounded)
+        self.has_sphere = bool(self.scene_radius > 0)
 
     def record(self, **values: Tensor) -> None:
         """Overwrite buffers by name.
@@ -69,6 +81,7 @@ class Capture(nn.Module):
             if buffer.shape != value.shape:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {tuple(buffer.shape)}")
             buffer.copy_(value)
+        self.read_flags()
 
     def record_poses(self, poses: PoseRange) -> None:
         """Overwrite the range of trained poses."""

@@ -15,6 +15,9 @@ from torch import Tensor
 Jitter = Literal["none", "batch", "ray"]
 DepthSpacing = Literal["linear", "disparity"]
 
+SHORTEST_CHORD = 0.15
+"""Least half length of a ray's piece inside the scene's sphere, in radii."""
+
 
 def encoding_channels(num_points: int, num_frequencies: int) -> int:
     """Channels of the encoded input: 3 coordinates of K points, each with L sines, L cosines and itself."""
@@ -41,7 +44,7 @@ def jitter_depths(
     """Move each depth to a uniform place between the midpoints to its neighbours (stratified sampling).
 
     Args:
-        depths: increasing depths.
+        depths: increasing depths, or places along a chord.
         views, height, width: size of the batch of low-resolution rays.
         jitter: ``none`` returns ``depths``; ``batch`` draws one set for all rays; ``ray`` draws one set a ray.
     """
@@ -61,6 +64,31 @@ def points_on_rays(
 ) -> Float[Tensor, "*rays k 3"]:
     """Points ``origin + depth * direction``; directions have length 1 *along the optical axis*, so depth is z-depth."""
     return origins[..., None, :] + depths[..., :, None] * directions[..., None, :]
+
+
+def points_in_sphere(
+    origins: Float[Tensor, "*#rays 3"],
+    directions: Float[Tensor, "*rays 3"],
+    centre: Float[Tensor, "3"],
+    radius: Float[Tensor, ""],
+    places: Float[Tensor, "k"] | Float[Tensor, "*rays k"],
+) -> Float[Tensor, "*rays k 3"]:
+    """Points on the chord that a sphere cuts out of each ray, in units of its radius from its centre.
+
+    A ray's points then lie where the scene is, from whichever distance it is seen. Rays that pass by the sphere, or
+    graze it, get a chord of half length ``SHORTEST_CHORD`` around their point nearest to the centre.
+
+    Args:
+        origins, directions: rays in world units, directions of any length.
+        centre, radius: the sphere, world units.
+        places: -1 where the ray enters, 1 where it leaves.
+    """
+    start, along = (origins - centre) / radius, directions / radius
+    squared = (along * along).sum(-1, keepdim=True)
+    nearest = start - ((start * along).sum(-1, keepdim=True) / squared) * along
+    inside = (1.0 - (nearest * nearest).sum(-1, keepdim=True)).clamp(min=SHORTEST_CHORD**2)
+    half = along * (inside / squared).sqrt()
+    return nearest[..., None, :] + places[..., :, None] * half[..., None, :]
 
 
 def contract(points: Float[Tensor, "*any 3"]) -> Float[Tensor, "*any 3"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -44,12 +44,33 @@ class StudentConfig:
     """Channels of the super-resolution modules, aligned at the end; with more modules the first entry is repeated."""
     sr_blocks: int = 2
     """Residual blocks in each super-resolution module."""
-    jitter: Jitter = "ray"
+    initialisation: Literal["identity", "torch"] = "identity"
+    """identity: residual blocks begin as the identity, high frequencies of the encoding with small weights, and the
+    picture as the mean colour; torch: torch's own defaults."""
+    jitter: Jitter = "none"
     """Random shift of the points along the ray while training: none, one draw a batch, or one draw a ray."""
     depth_spacing: DepthSpacing | Literal["auto"] = "auto"
     """Spacing of the K depths; auto is linear for bounded scenes and disparity with scene contraction."""
     contraction: Literal["auto", "on", "off"] = "auto"
     """Contract the sampled points like nerfstudio does for unbounded scenes; auto follows the teacher."""
+    ray_bounds: Literal["auto", "planes"] = "auto"
+    """Where the K points of a ray lie. planes: between near and far, the same for every ray; auto: on the chord through
+    the sphere that holds the scene, where the scene is bounded and the cameras stand outside of that sphere."""
+    alpha: bool = False
+    """Predict alpha too: pictures become RGBA, the colour premultiplied, to be laid over any background."""
+    pitches: tuple[float, ...] = (1.0,)
+    """Sizes of a ray's cell the student learns, in units of the full picture's; with 1 1.5 2 4 one student renders 800,
+    533, 400 and 200 pixels. More than one adds an input channel, log2 of the pitch."""
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the network's input: the encoding, and the pitch if there are several."""
+        return encoding_channels(self.num_points, self.num_frequencies) + (len(self.pitches) > 1)
+
+    @property
+    def output_channels(self) -> int:
+        """3, or 4 with alpha."""
+        return 4 if self.alpha else 3
 
     @property
     def stride(self) -> int:
@@ -129,8 +150,7 @@ class StudentNetwork(nn.Module):
         super().__init__()
         self.config = config
         width, activation, norm = config.width, config.activation, config.norm
-        inputs = encoding_channels(config.num_points, config.num_frequencies)
-        self.head = nn.Sequential(_layer(config.layer, inputs, width), _activation(activation))
+        self.head = nn.Sequential(_layer(config.layer, config.input_channels, width), _activation(activation))
         self.body = nn.Sequential(
             *(ResidualBlock(width, activation, norm, config.layer) for _ in range(config.num_blocks))
         )
@@ -139,12 +159,62 @@ class StudentNetwork(nn.Module):
             stages.append(SuperResolution(channels, outputs, stride, config.sr_blocks, activation, norm))
             channels = outputs
         self.super_resolution = nn.Sequential(*stages)
-        self.out = nn.Sequential(nn.Conv2d(channels, 3, kernel_size=1), nn.Sigmoid())
+        self.out = nn.Sequential(nn.Conv2d(channels, config.output_channels, kernel_size=1), nn.Sigmoid())
+        self.active_blocks = config.num_blocks
+        if config.initialisation == "identity":
+            begin_as_identity(self)
 
-    def forward(self, encoded: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n 3 sh sw"]:
-        """Args: encoded rays, see ``encoding.encode``. Returns RGB in 0..1, ``stride`` times as high and wide."""
-        features = self.head(encoded)
-        return self.out(self.super_resolution(self.body(features) + features))
+    def forward(self, encoded: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n colours sh sw"]:
+        """Args: encoded rays, see ``encoding.encode``. Returns RGB or premultiplied RGBA in 0..1, ``stride`` times as
+        high and wide."""
+        features = deep = self.head(encoded)
+        for block in self.body[: self.active_blocks]:
+            deep = block(deep)
+        return self.out(self.super_resolution(deep + features))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups: one of each backbone block, which names it, and one of all the rest."""
+        blocks = [{"params": list(block.parameters()), "block": i} for i, block in enumerate(self.body)]
+        rest = [p for name, p in self.named_parameters() if not name.startswith("body.")]
+        return [{"params": rest}, *blocks]
+
+    @torch.no_grad()
+    def begin_with(self, colour: Float[Tensor, "colours"]) -> None:
+        """Let the output begin around a colour in 0..1, such as the pseudo views' mean."""
+        bias = self.out[0].bias
+        assert isinstance(bias, Tensor)
+        bias.copy_(torch.logit(colour.to(bias), eps=1e-3))
+
+
+@torch.no_grad()
+def begin_as_identity(network: StudentNetwork) -> None:
+    """Initialise a network so that any depth of it trains at the same rate, and low frequencies come first.
+
+    Each residual branch ends in zeros (Fixup, Zhang et al. 2019; ReZero, Bachlechner et al. 2020), so a block does
+    nothing until it has learned something. The head's weight on frequency 2^i begins 2^-i as large as on the
+    coordinate itself. Transposed convolutions begin as bilinear interpolation of random mixtures of their inputs.
+    """
+    config = network.config
+    for block in network.modules():
+        if isinstance(block, ResidualBlock):
+            first, last = (layer for layer in block.body if isinstance(layer, (nn.Conv2d, nn.Linear)))
+            nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
+            for zero in (first.bias, last.weight, last.bias):
+                nn.init.zeros_(zero)
+    head = cast("nn.Conv2d | nn.Linear", network.head[0])
+    nn.init.kaiming_normal_(head.weight, nonlinearity="relu")
+    nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+    falling = 0.5 ** torch.arange(config.num_frequencies)
+    channel = torch.cat([falling, falling, torch.ones(1)]).repeat(3 * config.num_points)
+    channel = channel * (len(channel) / channel.square().sum()).sqrt()
+    head.weight[:, : len(channel)].mul_(channel.reshape(1, -1, *[1] * (head.weight.dim() - 2)))
+    for stage in network.super_resolution:
+        up = cast(SuperResolution, stage).up
+        if up.stride[0] == 2:
+            ramp = torch.tensor([0.25, 0.75, 0.75, 0.25])
+            mixture = torch.randn(up.in_channels, up.out_channels, 1, 1) / math.sqrt(up.in_channels)
+            up.weight.copy_(mixture * ramp[:, None] * ramp)
+            nn.init.zeros_(up.bias)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -172,7 +242,7 @@ def measure_cost(config: StudentConfig, height: int, width: int) -> StudentCost:
     with torch.device("meta"):
         network = StudentNetwork(config).eval()
         grid = (math.ceil(height / config.stride), math.ceil(width / config.stride))
-        encoded = torch.empty(1, encoding_channels(config.num_points, config.num_frequencies), *grid)
+        encoded = torch.empty(1, config.input_channels, *grid)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         picture = network(encoded)

@@ -9,10 +9,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mobiler2l_ns.data.low_res_rays import camera_rays
+from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.student.capture import Capture
-from mobiler2l_ns.student.encoding import contract, encode, jitter_depths, points_on_rays, sample_depths
+from mobiler2l_ns.student.encoding import (
+    contract,
+    encode,
+    jitter_depths,
+    points_in_sphere,
+    points_on_rays,
+    sample_depths,
+)
 from mobiler2l_ns.student.network import StudentConfig, StudentNetwork
 
+FOCAL_TOLERANCE = 0.01
+"""A camera whose focal length is this close to a coarser pitch's gets that pitch."""
 MAX_PIXELS = 1 << 22
 """Most pixels of one forward pass; cameras that would need more (very wide views) are rendered coarser."""
 
@@ -20,8 +30,8 @@ MAX_PIXELS = 1 << 22
 class Student(nn.Module):
     """The network with the geometry of its capture.
 
-    A student knows cells of one angular size: the S x S block of its training cameras. Another focal length is
-    therefore rendered at the training focal and resized (see ``render``).
+    A student knows cells of the angular sizes it was trained on: the S x S block of its training cameras, and with
+    several pitches its multiples. Any other focal length is rendered at one of those and resized (see ``render``).
     """
 
     def __init__(self, config: StudentConfig) -> None:
@@ -32,12 +42,16 @@ class Student(nn.Module):
 
     def is_contracted(self) -> bool:
         """Whether sampled points go through the scene contraction."""
-        return self.config.contraction == "on" or (
-            self.config.contraction == "auto" and bool(self.capture.unbounded.item())
-        )
+        return self.config.contraction == "on" or (self.config.contraction == "auto" and self.capture.is_unbounded)
 
-    def depths(self) -> Float[Tensor, "k"]:
-        """z-depths of the sampled points."""
+    def in_sphere(self) -> bool:
+        """Whether points are sampled inside the scene's sphere, in place of between near and far."""
+        return self.config.ray_bounds == "auto" and self.capture.has_sphere and not self.is_contracted()
+
+    def places(self) -> Float[Tensor, "k"]:
+        """Where the K points lie: z-depths, or inside the scene's sphere from -1 (entry) to 1 (exit)."""
+        if self.in_sphere():
+            return torch.linspace(-1.0, 1.0, self.config.num_points, device=self.capture.scene_radius.device)
         near, far = self.capture.depth_range
         spacing = self.config.depth_spacing
         if spacing == "auto":
@@ -45,34 +59,54 @@ class Student(nn.Module):
         return sample_depths(near, far, self.config.num_points, spacing)
 
     def encode_rays(
-        self, origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"]
+        self,
+        origins: Float[Tensor, "n #h #w 3"],
+        directions: Float[Tensor, "n h w 3"],
+        pitch: Float[Tensor, "n #h #w 1"] | float = 1.0,
     ) -> Float[Tensor, "n channels h w"]:
-        """The network's input for low-resolution rays, channels_last in memory; depths are jittered in training."""
-        depths = self.depths()
+        """The network's input for low-resolution rays, channels_last in memory; points are jittered in training.
+
+        Args:
+            origins, directions: rays in the world frame, directions of length 1 along the optical axis.
+            pitch: size of the rays' cells in units of the full picture's, for students that learned several.
+        """
+        places = self.places()
+        views, height, width, _ = directions.shape
         if self.training:
-            views, height, width, _ = directions.shape
-            depths = jitter_depths(depths, views, height, width, self.config.jitter)
-        points = points_on_rays(origins, directions, depths)
+            places = jitter_depths(places, views, height, width, self.config.jitter)
+        if self.in_sphere():
+            capture = self.capture
+            points = points_in_sphere(origins, directions, capture.scene_centre, capture.scene_radius, places)
+        else:
+            points = points_on_rays(origins, directions, places)
         if self.is_contracted():
             points = contract(points)
-        return encode(points.flatten(-2), self.config.num_frequencies).permute(0, 3, 1, 2)
+        encoded = encode(points.flatten(-2), self.config.num_frequencies)
+        if len(self.config.pitches) > 1:
+            if isinstance(pitch, float):
+                pitch = torch.full_like(encoded[..., :1], pitch)
+            encoded = torch.cat([encoded, pitch.log2().expand(views, height, width, 1)], dim=-1)
+        return encoded.permute(0, 3, 1, 2)
 
     def forward(
-        self, origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"]
-    ) -> Float[Tensor, "n 3 sh sw"]:
-        """Pictures (RGB, 0..1) of low-resolution rays whose directions have length 1 along the optical axis."""
+        self,
+        origins: Float[Tensor, "n #h #w 3"],
+        directions: Float[Tensor, "n h w 3"],
+        pitch: Float[Tensor, "n #h #w 1"] | float = 1.0,
+    ) -> Float[Tensor, "n colours sh sw"]:
+        """Pictures in 0..1, RGB or premultiplied RGBA, of rays as ``encode_rays`` takes them."""
         # The encoding's sines need all of float32; only the network may run in half precision.
         with torch.autocast(directions.device.type, enabled=False):
-            encoded = self.encode_rays(origins.float(), directions.float())
+            encoded = self.encode_rays(origins.float(), directions.float(), pitch)
         with torch.autocast(directions.device.type, dtype=torch.bfloat16, enabled=encoded.is_cuda):
             return self.network(encoded).float()
 
-    def render(self, camera: Cameras) -> Float[Tensor, "h w 3"]:
+    def render(self, camera: Cameras) -> Float[Tensor, "h w colours"]:
         """Picture of one camera of any size, focal length, principal point and lens distortion.
 
-        The camera is brought to the training focal length (rounded so that its pixels are whole), rendered with one
-        block of margin on each side, cropped and resized with antialiasing. A camera at the training focal is only
-        cropped, which is also what an exported package computes.
+        The camera is brought to the training focal length, or the coarsest trained one that is fine enough (rounded so
+        that its pixels are whole), rendered with one block of margin on each side, cropped and resized with
+        antialiasing. A camera at a trained focal is only cropped, which is also what an exported package computes.
 
         Args:
             camera: one camera, shape (1,); it is not changed.
@@ -85,6 +119,8 @@ class Student(nn.Module):
         height, width = int(camera.height.flatten()[0]), int(camera.width.flatten()[0])
         fx, fy = float(camera.fx.flatten()[0]), float(camera.fy.flatten()[0])
         train_fx, train_fy = self.capture.intrinsics[:2].tolist()
+        pitch = self.pitch_for(train_fx / fx)
+        train_fx, train_fy = train_fx / pitch, train_fy / pitch
         columns, rows = width * train_fx / fx, height * train_fy / fy
         shrink = min(1.0, (MAX_PIXELS / (columns * rows)) ** 0.5)
         columns, rows = max(1, round(columns * shrink)), max(1, round(rows * shrink))
@@ -101,14 +137,26 @@ class Student(nn.Module):
             distortion_params=None if camera.distortion_params is None else camera.distortion_params.reshape(1, -1),
             camera_type=camera.camera_type.reshape(1, 1),
         ).to(device)
-        picture = self(*camera_rays(view, self.config.stride))
+        picture = self(*camera_rays(view, self.config.stride), pitch)
         picture = picture[..., margin : margin + rows, margin : margin + columns]
         if resized:
             picture = functional.interpolate(picture, (height, width), mode="bilinear", antialias=True).clamp(0.0, 1.0)
         return picture[0].permute(1, 2, 0)
 
-    def training_camera(self, pose: Float[Tensor, "3 4"]) -> Cameras:
-        """The capture's own camera at a pose: student size, intrinsics, no distortion."""
+    def pitch_for(self, reduction: float) -> float:
+        """The coarsest trained pitch for a camera whose focal length is the training one divided by ``reduction``."""
+        fine_enough = [pitch for pitch in self.config.pitches if pitch <= reduction * (1.0 + FOCAL_TOLERANCE)]
+        return max(fine_enough, default=min(self.config.pitches))
+
+    def view(self, pitch: float = 1.0) -> StudentView:
+        """Geometry of the student's pictures at a pitch."""
         height, width = self.capture.size()
-        fx, fy, cx, cy = self.capture.intrinsics.tolist()
-        return Cameras(pose[None].to(self.capture.intrinsics), fx, fy, cx, cy, width=width, height=height)
+        full = StudentView(height, width, *self.capture.intrinsics.tolist(), stride=self.config.stride)
+        return full if pitch == 1.0 else full.at(pitch)
+
+    def training_camera(self, pose: Float[Tensor, "3 4"], pitch: float = 1.0) -> Cameras:
+        """The capture's own camera at a pose: student size, intrinsics, no distortion."""
+        view = self.view(pitch)
+        return Cameras(
+            pose[None].to(self.capture.intrinsics), view.fx, view.fy, view.cx, view.cy, view.width, view.height
+        )

@@ -10,6 +10,9 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from mobiler2l_ns.data.datamanager import MobileR2LDataManagerConfig
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.phases import Phase
+from mobiler2l_ns.student.network import StudentConfig
+
+PAPER = StudentConfig()
 
 
 class CountingTeacher:
@@ -22,7 +25,7 @@ class CountingTeacher:
         self.pictures += 1
         shape = (int(camera.height), int(camera.width))
         colour = camera.camera_to_worlds[0, :, 3] / 12 + 0.5
-        return {"rgb": colour.expand(*shape, 3), "depth": torch.full((*shape, 1), 4.0)}
+        return {"picture": colour.expand(*shape, 3), "depth": torch.full((*shape, 1), 4.0)}
 
 
 @pytest.fixture
@@ -32,9 +35,9 @@ def config(demo_scene):
     )
 
 
-def set_up(config, teacher=None, test_mode="val"):
+def set_up(config, teacher=None, test_mode="val", student=PAPER):
     datamanager = config.setup(device="cpu", test_mode=test_mode)
-    datamanager.connect(8, teacher)
+    datamanager.connect(student, teacher)
     return datamanager
 
 
@@ -96,13 +99,51 @@ def test_fine_tuning_mixes_photos_and_pseudo_views(config, share, expected):
     assert photos / total == pytest.approx(expected, abs=0.06)
 
 
-def test_the_range_of_depths_is_measured(config):
-    datamanager = set_up(config, CountingTeacher())
-    assert datamanager.depth_range() is None
+def test_every_pitch_comes_with_its_own_rays_and_pictures(config):
+    student = StudentConfig(pitches=(1.0, 1.5, 2.0, 4.0))
+    datamanager = set_up(replace(config, full_pitch_share=0.25), CountingTeacher(), student=student)
     datamanager.fill_pool()
-    near, far = datamanager.depth_range()
-    # The stand-in is a sphere at distance 4 around the camera: nearer along the optical axis at the corners.
-    assert 3.2 < near < 3.6 and 4.0 <= far < 4.3
+    datamanager.load_photos(torch.ones(3))
+    for phase in (Phase.DISTIL, Phase.FINETUNE):
+        datamanager.phase = phase
+        grids = set()
+        for step in range(40):
+            rays, batch = datamanager.next_train(step)
+            pitch = float(rays.metadata["pitch"].unique())
+            view = datamanager.view.at(pitch)
+            assert rays.shape == (3, *view.grid) and batch["image"].shape == (3, *view.covered, 3)
+            if pitch > 1.0:
+                assert float(batch["mask"][:, : view.height, : view.width].min()) == 1.0
+                assert float(batch["mask"].mean()) == pytest.approx(
+                    view.height * view.width / (view.covered[0] * view.covered[1])
+                )
+            grids.add(view.grid)
+        assert grids == {(7, 7), (5, 5), (4, 4), (2, 2)}
+
+
+def test_a_cached_pool_is_measured_on_a_few_views_of_its_own(config, tmp_path):
+    config = replace(config, cache_dir=tmp_path)
+    set_up(config, CountingTeacher()).fill_pool()
+    teacher = CountingTeacher()
+    datamanager = set_up(config, teacher)
+    datamanager.fill_pool()
+    pool = datamanager.pool
+    assert datamanager.measure_extent().planes() is not None
+    assert teacher.pictures == 8 and datamanager.pool is pool
+
+
+def test_alpha_needs_photos_that_have_it(config, monkeypatch):
+    datamanager = set_up(config, CountingTeacher(), student=StudentConfig(alpha=True))
+    datamanager.load_photos(torch.ones(3))
+    straight = torch.from_numpy(datamanager.train_dataset.get_numpy_image(0)) / 255.0
+    expected = torch.cat([straight[..., :3] * straight[..., 3:], straight[..., 3:]], dim=-1)
+    _, _, premultiplied, _ = datamanager.photos[1.0].take(torch.tensor([0]), "cpu")
+    torch.testing.assert_close(premultiplied[0, :52, :52], expected, atol=0.5 / 255 + 1e-6, rtol=0)
+    datamanager.photos = {}
+    opaque = datamanager.train_dataset.get_numpy_image(0)[..., :3]
+    monkeypatch.setattr(datamanager.train_dataset, "get_numpy_image", lambda _: opaque)
+    with pytest.raises(UserError, match="photos with an alpha channel, these have none: cut the object out"):
+        datamanager.load_photos(torch.ones(3))
 
 
 def test_a_cache_folder_keeps_the_pool_for_the_same_teacher(config, tmp_path):

@@ -57,7 +57,7 @@ def test_sizes_the_stride_does_not_divide_are_covered(stride):
     assert directions.shape == (3, rows, columns, 3)
     assert rows * stride >= 31 > (rows - 1) * stride
     # The first block's centre does not depend on what is left over at the other end.
-    first = pinhole_rays(full.camera_to_worlds, torch.tensor([60.0, 52.0, 21.0, 18.5]), 1, 1, stride)[1]
+    first = pinhole_rays(full.camera_to_worlds, (60.0, 52.0, 21.0, 18.5), 1, 1, stride)[1]
     torch.testing.assert_close(directions[:, :1, :1], first)
 
 

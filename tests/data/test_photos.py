@@ -5,7 +5,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 
 from mobiler2l_ns.data.low_res_rays import camera_rays
-from mobiler2l_ns.data.photos import StudentView, fit_photo, over_background
+from mobiler2l_ns.data.photos import fit_photo, over_background, premultiply
+from mobiler2l_ns.data.student_view import StudentView
 
 VIEW = StudentView(height=60, width=84, fx=90.0, fy=95.0, cx=40.0, cy=31.0, stride=8)
 
@@ -51,22 +52,9 @@ def test_lens_distortion_stays_in_photo_and_rays():
     torch.testing.assert_close(directions[0, 1, 2], block, atol=2e-4, rtol=0)
 
 
-def test_the_students_view_is_the_most_common_size_with_median_intrinsics():
-    cameras = Cameras(
-        torch.eye(4)[None, :3].repeat(4, 1, 1),
-        torch.tensor([[100.0], [102.0], [104.0], [50.0]]),
-        torch.tensor([[100.0], [102.0], [104.0], [50.0]]),
-        torch.full((4, 1), 30.0),
-        torch.full((4, 1), 20.0),
-        width=torch.tensor([[60], [60], [60], [30]]),
-        height=torch.tensor([[41], [41], [41], [30]]),
-    )
-    view = StudentView.of(cameras, stride=8)
-    assert (view.height, view.width, view.fx, view.grid, view.covered) == (41, 60, 102.0, (6, 8), (48, 64))
-
-
 def test_transparent_photos_are_laid_over_the_background():
     rgba = torch.tensor([[[0.2, 0.4, 0.6, 0.25]]])
     torch.testing.assert_close(over_background(rgba, torch.ones(3))[0, 0], torch.tensor([0.8, 0.85, 0.9]))
+    torch.testing.assert_close(premultiply(rgba)[0, 0], torch.tensor([0.05, 0.1, 0.15, 0.25]))
     rgb = torch.rand(2, 2, 3)
     assert over_background(rgb, torch.ones(3)) is rgb

@@ -22,7 +22,7 @@ from mobiler2l_ns.student.network import StudentConfig
 from mobiler2l_ns.student.student import Student
 
 
-def make_student(**config) -> Student:
+def make_student(sphere=False, **config) -> Student:
     """A small student whose batch norms have seen something."""
     torch.manual_seed(0)
     student = Student(StudentConfig(width=24, num_blocks=2, sr_channels=(16, 8, 8), **config))
@@ -43,6 +43,8 @@ def make_student(**config) -> Student:
         depth_range=torch.tensor([2.0, 6.0]),
         proof_poses=poses,
         start_pose=poses[0],
+        scene_centre=torch.tensor([0.2, -0.1, 0.3]),
+        scene_radius=torch.tensor(1.3 if sphere else 0.0),
     )
     return student.eval().requires_grad_(False)
 
@@ -54,6 +56,8 @@ VARIANTS = {
     "mlp": {"layer": "mlp"},
     "unbounded": {"contraction": "on"},
     "no super-resolution": {"strides": ()},
+    "sphere": {"sphere": True},
+    "alpha, several pitches": {"alpha": True, "pitches": (1.0, 1.5, 2.0), "sphere": True},
 }
 
 
@@ -66,6 +70,16 @@ def test_the_graph_is_the_student(name):
         expected = student.render(student.training_camera(pose)).permute(2, 0, 1)
         got = graph(pose[None], student.capture.intrinsics[None])[0]
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pitch", [1.0, 1.5, 2.0])
+def test_the_graph_of_a_pitch_is_the_student_at_that_size(pitch):
+    student = make_student(pitches=(1.0, 1.5, 2.0))
+    graph, view, pose = PoseToImage(student, pitch).eval(), student.view(pitch), student.capture.start_pose
+    got = graph(pose[None], torch.tensor([view.intrinsics]))[0]
+    assert got.shape == (3, round(44 / pitch), round(60 / pitch))
+    expected = student.render(student.training_camera(pose, pitch)).permute(2, 0, 1)
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("layer", ["conv1x1", "mlp"])
@@ -91,8 +105,9 @@ def test_onnx_gives_the_students_pictures(name, tmp_path):
     assert {entry.key for entry in model.metadata_props} >= {"generator", "contract", "student_sha256"}
 
 
-def test_coreml_gives_the_students_pictures(tmp_path):
-    student = make_student()
+@pytest.mark.parametrize("name", ["paper", "alpha, several pitches"])
+def test_coreml_gives_the_students_pictures(name, tmp_path):
+    student = make_student(**VARIANTS[name])
     proof = export_package(student, "coreml", "fp16", tmp_path)
     assert proof.psnr >= 55
     described = json.loads((tmp_path / "manifest.json").read_text())

@@ -7,10 +7,12 @@ import torch
 from nerfstudio.field_components.spatial_distortions import SceneContraction
 
 from mobiler2l_ns.student.encoding import (
+    SHORTEST_CHORD,
     contract,
     encode,
     encoding_channels,
     jitter_depths,
+    points_in_sphere,
     points_on_rays,
     sample_depths,
 )
@@ -65,6 +67,34 @@ def test_points_lie_at_their_depth_along_the_axis():
     points = points_on_rays(origins, directions, torch.tensor([1.0, 3.0]))
     assert points.shape == (2, 4, 5, 2, 3)
     torch.testing.assert_close(points[1, 2, 3, 1], origins[1, 0, 0] + 3.0 * directions[1, 2, 3])
+
+
+def test_points_in_a_sphere_lie_on_the_rays_chord():
+    origins = 5.0 * torch.nn.functional.normalize(torch.randn(2, 1, 1, 3), dim=-1)
+    centre, radius = torch.tensor([0.5, 0.5, 0.5]), 1.4
+    directions = 2.5 * (centre - origins + 0.2 * torch.randn(2, 4, 5, 3))
+    points = points_in_sphere(origins, directions, centre, torch.tensor(radius), torch.tensor([-1.0, 0.0, 1.0]))
+    world = points * radius + centre
+    along = (world[..., 2, :] - world[..., 0, :]).cross(directions, dim=-1)
+    torch.testing.assert_close(along, torch.zeros_like(along), atol=1e-4, rtol=0)  # in the ray's direction
+    off = (world[..., 1, :] - origins).cross(directions, dim=-1)
+    torch.testing.assert_close(off, torch.zeros_like(off), atol=1e-3, rtol=0)  # and on the ray
+    torch.testing.assert_close(points[..., [0, 2], :].norm(dim=-1), torch.ones(2, 4, 5, 2), atol=1e-4, rtol=0)
+    entered = ((world[..., 0, :] - origins) * directions).sum(-1)
+    left = ((world[..., 2, :] - origins) * directions).sum(-1)
+    assert bool((entered < left).all())
+
+
+def test_rays_that_miss_the_sphere_get_a_short_chord_at_its_side():
+    points = points_in_sphere(
+        torch.tensor([[[[3.0, 0.0, 4.0]]]]),
+        torch.tensor([[[[0.0, 0.0, -1.0]]]]),
+        torch.zeros(3),
+        torch.tensor(1.0),
+        torch.tensor([-1.0, 1.0]),
+    )
+    expected = torch.tensor([[3.0, 0.0, SHORTEST_CHORD], [3.0, 0.0, -SHORTEST_CHORD]])
+    torch.testing.assert_close(points[0, 0, 0], expected)
 
 
 def test_contraction_is_nerfstudios():

@@ -83,6 +83,12 @@ def test_a_residual_block_ends_with_the_sum():
     torch.testing.assert_close(block(x), expected)
 
 
+def test_alpha_and_pitch_are_one_channel_each():
+    assert (PAPER.input_channels, PAPER.output_channels) == (312, 3)
+    config = replace(TINY, alpha=True, pitches=(1.0, 2.0))
+    assert StudentNetwork(config)(torch.randn(1, 313, 2, 3)).shape == (1, 4, 16, 24)
+
+
 def test_the_body_has_one_skip_over_all_of_it():
     network = StudentNetwork(TINY).eval()
     encoded = torch.randn(1, 312, 3, 3)

@@ -115,10 +115,48 @@ def test_contraction_follows_the_capture(student):
     assert not student.is_contracted()
     student.capture.record(unbounded=torch.tensor(True))
     assert student.is_contracted()
-    steps = (1 / student.depths()).diff()
+    steps = (1 / student.places()).diff()
     torch.testing.assert_close(steps, steps[:1].expand(7))  # spaced in disparity
+
+
+def test_points_are_sampled_where_the_scene_is(student):
+    student.capture.record(scene_centre=torch.tensor([0.1, 0.0, 0.0]), scene_radius=torch.tensor(1.2))
+    assert student.in_sphere()
+    points = student.encode_rays(*camera_rays(camera(84, 60, 90.0), 8))[:, 12::13]
+    ends = torch.stack([points[:, :3], points[:, -3:]]).norm(dim=2)
+    # Entry and exit are on the sphere, for all rays that meet it.
+    meets = (ends > 1.0 - 1e-4) & (ends < 1.0 + 1e-4)
+    assert 0.3 < float(meets.float().mean()) and torch.equal(meets[0], meets[1])
+    student.capture.record(unbounded=torch.tensor(True))
+    assert not student.in_sphere()  # the contraction has its own bounds
+
+
+def test_what_decides_the_course_survives_saving(student):
+    student.capture.record(scene_radius=torch.tensor(1.2))
+    loaded = Student(CONFIG)
+    loaded.load_state_dict(student.state_dict())
+    assert loaded.in_sphere() and not loaded.is_contracted()
 
 
 def test_the_capture_refuses_values_of_another_shape(student):
     with pytest.raises(ValueError, match=r"intrinsics has shape \(3,\), expected \(4,\)"):
         student.capture.record(intrinsics=torch.ones(3))
+
+
+PITCHES = StudentConfig(width=16, num_blocks=2, sr_channels=(8, 8, 4), pitches=(1.0, 1.5, 2.0, 4.0))
+
+
+@pytest.mark.parametrize(("focal", "pitch"), [(180, 1.0), (90, 1.0), (70, 1.0), (60, 1.5), (45, 2.0), (20, 4.0)])
+def test_a_camera_is_rendered_at_the_coarsest_pitch_that_is_fine_enough(focal, pitch):
+    assert Student(PITCHES).pitch_for(90.0 / focal) == pitch
+
+
+@pytest.mark.parametrize("pitch", PITCHES.pitches)
+def test_at_each_of_its_sizes_a_student_is_only_cropped(pitch):
+    student = Student(PITCHES).eval()
+    student.capture.record(image_size=torch.tensor([60, 84]), intrinsics=torch.tensor([90.0, 95.0, 40.0, 31.0]))
+    view = student.training_camera(POSE, pitch)
+    raw = student(*camera_rays(view, 8), pitch)
+    height, width = round(60 / pitch), round(84 / pitch)
+    torch.testing.assert_close(student.render(view), raw[0, :, :height, :width].permute(1, 2, 0))
+    assert not torch.equal(raw, student(*camera_rays(view, 8), 3.0))  # the pitch is heard

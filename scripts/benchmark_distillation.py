@@ -1,0 +1,369 @@
+"""Race distillation recipes: equal wall-clock, the same device, the same teacher, the same pseudo views.
+
+    python scripts/benchmark_distillation.py --oracle --resolution 200 --minutes 10 --recipes paper,default
+    python scripts/benchmark_distillation.py --data ../lego --resolution 200 --minutes 10 --recipes paper,default
+
+A recipe is a method's config, by its name without "mobiler2l-" (default: mobiler2l), and may have fields of its
+pipeline replaced: ``default+model.jitter="ray"+datamanager.views_per_batch=8``. The clock runs during training steps only. The
+learning rate follows each recipe's own schedule, with the run's end where the clock will be at zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import math
+import statistics
+import sys
+import time
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "own": {},
+    "paper": {},
+    "small": {"width": 64, "num_blocks": 8},
+}
+"""Networks to give all recipes alike; ``own`` leaves each its own, the others replace the paper's fields."""
+SHAPE = ("num_points", "num_frequencies", "width", "num_blocks", "layer", "activation", "strides", "sr_channels")
+MARKS = 12
+HELD_OUT_POSES = 24
+
+
+def recipe_config(name: str, network: str) -> Any:
+    """A method's config with the fields of ``name+path=value+...`` and the network replaced.
+
+    Raises:
+        SystemExit: if there is no such method or field.
+    """
+    from mobiler2l_ns import methods
+    from mobiler2l_ns.student.network import StudentConfig
+
+    base, *changes = name.split("+")
+    method = getattr(methods, "mobiler2l" if base == "default" else f"mobiler2l_{base}", None)
+    if method is None:
+        raise SystemExit(f"There is no recipe {base}: give paper, default, tiny or fast")
+    config = deepcopy(method.config)
+    if network != "own":
+        paper = StudentConfig(**NETWORKS[network])
+        shape = {field: getattr(paper, field) for field in (*SHAPE, "sr_blocks")}
+        config.pipeline.model = replace(config.pipeline.model, **shape)
+    for change in changes:
+        path, _, value = change.partition("=")
+        *parents, field = path.split(".")
+        part = config if parents[:1] == ["optimizers"] else config.pipeline
+        for parent in parents:
+            part = part[parent] if isinstance(part, dict) else getattr(part, parent, None)
+        if not hasattr(part, field):
+            raise SystemExit(f"{base} has no field {path}")
+        try:
+            setattr(part, field, ast.literal_eval(value))
+        except (ValueError, SyntaxError):
+            raise SystemExit(f"{change}: {value} is no Python value; quote strings") from None
+    return config
+
+
+def _demo_scene() -> Any:
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    import make_demo_scene
+
+    return make_demo_scene
+
+
+def oracle_model() -> torch.nn.Module:
+    """The demo scene's own renderer behind nerfstudio's Model interface: a teacher that makes no mistakes."""
+    from nerfstudio.models.base_model import Model
+
+    scene = _demo_scene()
+
+    class Oracle(Model):
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+            self.device_indicator_param = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+
+        def get_outputs_for_camera(self, camera: Any, obb_box: Any = None) -> dict[str, Tensor]:
+            pose = camera.camera_to_worlds.reshape(3, 4).cpu()
+            width, height, focal = int(camera.width), int(camera.height), float(camera.fx)
+            rgba = scene.render(pose, width, height, focal, supersample=2)
+            rays = camera.reshape(1).to("cpu").generate_rays(camera_indices=0, keep_shape=True)
+            towards = rays.directions.reshape(-1, 3).T
+            origin = pose[:, 3:].expand_as(towards)
+            depth = torch.stack([solid.intersect(origin, towards) for solid in scene.SOLIDS]).amin(0)
+            alpha = rgba[..., 3:]
+            return {
+                "rgb": rgba[..., :3] * alpha + 1.0 - alpha,
+                "accumulation": alpha,
+                "depth": depth.nan_to_num(posinf=1000.0).reshape(height, width, 1),
+            }
+
+    return Oracle()
+
+
+class Race:
+    """One capture, one teacher, one pool of pseudo views; recipes run on them one after the other."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.device = arguments.device
+        self.cache = arguments.cache
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.teacher_run: Path | None = None
+        if arguments.oracle:
+            scene = self.cache / f"demo_{arguments.resolution}"
+            _demo_scene().write_scene(scene, size=arguments.resolution, train=100, val=2, test=24)
+            arguments.data = scene
+        else:
+            self.teacher_run = arguments.teacher or self._train_teacher()
+
+    def _dataparser(self) -> Any:
+        from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+        from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+        data = self.arguments.data
+        blender = (data / "transforms_train.json").exists()
+        return BlenderDataParserConfig(data=data) if blender else NerfstudioDataParserConfig(data=data)
+
+    def _train_teacher(self) -> Path:
+        """The teacher phase of the method, in the cache folder; a finished one is taken again."""
+        from nerfstudio.scripts.train import main
+
+        name = f"{self.arguments.data.resolve().name}_{self.arguments.resolution}_{self.arguments.teacher_recipe}"
+        config = self._prepared(recipe_config(self.arguments.teacher_recipe, "own"))
+        config.output_dir, config.experiment_name, config.timestamp = self.cache, "teacher", name
+        config.data = self.arguments.data
+        config.pipeline = replace(config.pipeline, distill_steps=0, finetune_steps=0)
+        config.max_num_iterations = config.pipeline.plan().total
+        config.vis, config.machine.device_type = "tensorboard", self.device
+        config.viewer.quit_on_train_completion = True
+        written = config.get_base_dir() / "config.yml"
+        if not list(
+            (written.parent / config.relative_model_dir).glob(f"step-{config.max_num_iterations - 1:09d}.ckpt")
+        ):
+            began = time.perf_counter()
+            main(config)
+            print(f"Teacher trained in {time.perf_counter() - began:.0f} s")
+        return written
+
+    def _prepared(self, config: Any) -> Any:
+        """What all recipes share: the capture, its size, the pool."""
+        config.pipeline.datamanager = replace(
+            config.pipeline.datamanager,
+            data=self.arguments.data,
+            dataparser=self._dataparser(),
+            max_image_size=self.arguments.resolution,
+            pool_views=self.arguments.views,
+            pool_budget_gib=64.0,
+            refresh_rate=0.0,
+            cache_dir=self.cache,
+        )
+        return config
+
+    def pipeline(self, config: Any) -> Any:
+        """The pipeline of a recipe, its pool filled and its student's geometry measured."""
+        from mobiler2l_ns.phases import Phase
+        from mobiler2l_ns.pipeline import MobileR2LPipeline
+
+        oracle = self.arguments.oracle
+
+        class WithTeacher(MobileR2LPipeline):
+            def _build_teacher(self, device: str, grad_scaler: Any) -> None:
+                if not oracle:
+                    return super()._build_teacher(device, grad_scaler)
+                self.model.add_teacher(oracle_model(), trained_here=False)
+
+        config.pipeline._target = WithTeacher
+        if self.teacher_run is not None:
+            config.pipeline.teacher_load_config = self.teacher_run
+            config.pipeline.adopt_teacher()
+            config.pipeline.datamanager.max_image_size = self.arguments.resolution
+        else:
+            config.pipeline.teacher_steps = 0
+        pipeline = config.pipeline.setup(device=self.device, test_mode="val").to(self.device)
+        assert pipeline.plan.at(0) is Phase.DISTIL
+        pipeline.begin_step(0)
+        return pipeline
+
+    def held_out(self, pipeline: Any) -> dict[str, list[tuple[Any, Tensor]]]:
+        """Cameras and pictures to be judged on: fresh poses seen by the teacher, and the capture's test photos."""
+        from mobiler2l_ns.data.photos import over_background
+        from mobiler2l_ns.teacher import render_teacher
+
+        file = self.cache / f"held_out_{self.arguments.data.resolve().name}_{self.arguments.resolution}.pt"
+        poses = pipeline.datamanager.sampler.sample(HELD_OUT_POSES, torch.Generator().manual_seed(12345))
+        student = pipeline.model.student
+        cameras = [student.training_camera(pose) for pose in poses]
+        if not file.exists():
+            teacher = pipeline.model.find_teacher()
+            torch.save([render_teacher(teacher, camera)["rgb"].cpu() for camera in cameras], file)
+        pictures = torch.load(file)
+        outputs = pipeline.datamanager.dataparser.get_dataparser_outputs(split="test")
+        dataset = pipeline.datamanager._sized_dataset(outputs)
+        photos = [
+            (
+                dataset.cameras[i : i + 1],
+                over_background(dataset.get_data(i)["image"], pipeline.model.background()),
+            )
+            for i in range(0, len(dataset), max(1, len(dataset) // HELD_OUT_POSES))
+        ]
+        return {"poses": list(zip(cameras, pictures, strict=True)), "photos": photos}
+
+
+def judge(student: Any, pairs: list[tuple[Any, Tensor]]) -> tuple[float, float]:
+    """Mean PSNR in dB and SSIM over cameras and their pictures."""
+    from mobiler2l_ns.metrics import psnr, ssim
+
+    student.eval()
+    with torch.no_grad():
+        rendered = [student.render(camera).cpu() for camera, _ in pairs]
+    student.train()
+    scores = [(float(psnr(a, b)), ssim(a, b)) for a, (_, b) in zip(rendered, pairs, strict=True)]
+    return statistics.fmean(a for a, _ in scores), statistics.fmean(b for _, b in scores)
+
+
+def run(race: Race, name: str, seed: int) -> dict[str, Any]:
+    """Train one recipe for the race's time and judge it along the way."""
+    from nerfstudio.engine.optimizers import Optimizers
+
+    from mobiler2l_ns.phases import Phase, PhasePlan
+    from mobiler2l_ns.schedule import StudentScheduler
+
+    torch.manual_seed(seed)
+    arguments = race.arguments
+    config = race._prepared(recipe_config(name, arguments.network))
+    pipeline = race.pipeline(config)
+    held_out = race.held_out(pipeline)
+    model, student = pipeline.model, pipeline.model.student
+    group = dict(config.optimizers["student"])
+    optimizers = Optimizers({"student": {**group, "scheduler": None}}, {"student": student.network.parameter_groups()})
+    optimizer = optimizers.optimizers["student"]
+    rates = [part["lr"] for part in optimizer.param_groups]
+    schedule = StudentScheduler(replace(group["scheduler"], growth=pipeline.growth))
+
+    seconds = arguments.minutes * 60.0
+    elapsed, step, images, curve = 0.0, 0, 0, []
+    model.train()
+    while elapsed < seconds:
+        began = time.perf_counter()
+        # The steps to come are as long as those before.
+        expected = max(step + 1, round(step * seconds / elapsed)) if step > 20 else 1 << 30
+        schedule.config.plan = PhasePlan(teacher=0, distil=expected, finetune=0)
+        for part, rate in zip(optimizer.param_groups, rates, strict=True):
+            part["lr"] = rate * schedule.factor_of(part)(step)
+        student.network.active_blocks = pipeline.growth.active(elapsed / seconds)
+        rays, batch = pipeline.datamanager.next_train(step)
+        outputs = model(rays)
+        loss = sum(model.get_loss_dict(outputs, batch).values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[union-attr]
+        optimizer.step()
+        if race.device == "cuda":
+            torch.cuda.synchronize()
+        elapsed += time.perf_counter() - began
+        step, images = step + 1, images + len(batch["image"])
+        if elapsed >= seconds * (len(curve) + 1) / MARKS:
+            at_poses, at_photos = judge(student, held_out["poses"]), judge(student, held_out["photos"])
+            curve.append(
+                {
+                    "seconds": round(elapsed, 1),
+                    "steps": step,
+                    "psnr": at_poses[0],
+                    "ssim": at_poses[1],
+                    "psnr_photos": at_photos[0],
+                    "ssim_photos": at_photos[1],
+                }
+            )
+            print(f"  {name} seed {seed}: {elapsed:6.0f} s, {step} steps, {at_poses[0]:.2f} dB", flush=True)
+    assert pipeline.plan.at(0) is Phase.DISTIL
+    last = {key: value for key, value in curve[-1].items() if key not in ("steps",)}
+    return {**last, "images_per_s": images / elapsed, "steps": step, "curve": curve}
+
+
+def merge(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds; the spread is the standard deviation of the final PSNR."""
+    merged = {k: statistics.fmean(r[k] for r in runs) for k in runs[0] if k != "curve"}
+    spread = statistics.stdev(r["psnr"] for r in runs) if len(runs) > 1 else None
+    return {**merged, "psnr_spread": spread, "seeds": len(runs), "curve": runs[0]["curve"], "runs": runs}
+
+
+def plot(results: dict[str, Any], file: Path, title: str) -> None:
+    """PSNR on held-out poses over seconds."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for colour, (name, result) in enumerate(results.items()):
+        for index, one in enumerate(result["runs"]):
+            xs, ys = [p["seconds"] for p in one["curve"]], [p["psnr"] for p in one["curve"]]
+            axes.plot(
+                xs, ys, marker="o", ms=3, label=name if index == 0 else None, color=f"C{list(results).index(name)}"
+            )
+    axes.set(xlabel="seconds of training", ylabel="PSNR on held-out poses [dB]", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="a capture, in Blender or nerfstudio format")
+    source.add_argument("--oracle", action="store_true", help="the demo scene, with its own renderer as the teacher")
+    parser.add_argument("--resolution", type=int, default=200, help="longest side of the pictures in pixels")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training, each recipe")
+    parser.add_argument("--recipes", default="paper,default", help="comma-separated")
+    parser.add_argument("--network", choices=NETWORKS, default="paper", help="the network of all recipes")
+    parser.add_argument("--views", type=int, default=800, help="pseudo views, the same for all recipes")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--teacher", type=Path, help="config.yml of an existing run, in place of training one")
+    parser.add_argument("--teacher-recipe", default="tiny", help="method whose teacher phase trains the teacher")
+    parser.add_argument("--cache", type=Path, default=Path("outputs/race"), help="folder for teacher and pseudo views")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--png", type=Path, help="write the curves to this picture")
+    arguments = parser.parse_args()
+
+    from rich.console import Console
+    from rich.table import Table
+
+    race = Race(arguments)
+    results = {}
+    for name in arguments.recipes.split(","):
+        results[name] = merge([run(race, name, seed) for seed in arguments.seeds])
+    what = "demo scene, exact teacher" if arguments.oracle else arguments.data.resolve().name
+    device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    title = f"{what}, {arguments.resolution} px, {arguments.network} network, {device}"
+    table = Table(title=title)
+    for column in ("recipe", "PSNR", "SSIM", "PSNR photos", "SSIM photos", "images/s", "steps", "seconds"):
+        table.add_column(column, justify="left" if column == "recipe" else "right")
+    for name, result in results.items():
+        spread = f" ± {result['psnr_spread']:.2f}" if result["psnr_spread"] is not None else ""
+        table.add_row(
+            name,
+            f"{result['psnr']:.2f}{spread}",
+            f"{result['ssim']:.3f}",
+            f"{result['psnr_photos']:.2f}",
+            f"{result['ssim_photos']:.3f}",
+            f"{result['images_per_s']:.2f}",
+            f"{result['steps']:.0f}",
+            f"{result['seconds']:.0f}",
+        )
+    Console().print(table)
+    if arguments.json:
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k != "json"}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        partial = arguments.json.with_suffix(".part")
+        partial.write_text(json.dumps({"title": title, "settings": settings, "recipes": results}, indent=1) + "\n")
+        partial.replace(arguments.json)
+    if arguments.png:
+        plot(results, arguments.png, title)
+    assert all(math.isfinite(result["psnr"]) for result in results.values())
+
+
+if __name__ == "__main__":
+    main()
