@@ -4,8 +4,8 @@
     python scripts/benchmark_distillation.py --data ../lego --resolution 200 --minutes 10 --recipes paper,default
 
 A recipe is a method's config, by its name without "mobiler2l-" (default: mobiler2l), and may have fields of its
-pipeline replaced: ``default+model.jitter="ray"+datamanager.views_per_batch=8``. The clock runs during training steps only. The
-learning rate follows each recipe's own schedule, with the run's end where the clock will be at zero.
+pipeline replaced: ``default+model.jitter="ray"+datamanager.views_per_batch=8``. The clock runs during training steps
+only. The learning rate follows each recipe's own schedule, with the run's end where the clock will be at zero.
 """
 
 from __future__ import annotations
@@ -299,9 +299,7 @@ def plot(results: dict[str, Any], file: Path, title: str) -> None:
     for colour, (name, result) in enumerate(results.items()):
         for index, one in enumerate(result["runs"]):
             xs, ys = [p["seconds"] for p in one["curve"]], [p["psnr"] for p in one["curve"]]
-            axes.plot(
-                xs, ys, marker="o", ms=3, label=name if index == 0 else None, color=f"C{list(results).index(name)}"
-            )
+            axes.plot(xs, ys, marker="o", ms=3, label=name if index == 0 else None, color=f"C{colour}")
     axes.set(xlabel="seconds of training", ylabel="PSNR on held-out poses [dB]", title=title)
     axes.grid(alpha=0.3)
     axes.legend()

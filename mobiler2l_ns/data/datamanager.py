@@ -45,7 +45,7 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     are."""
     pose_sampler: PoseSamplerName = "auto"
     """Where pseudo views are taken from: the cameras' shell, their box, between neighbours, or what fits them."""
-    views_per_batch: int = 4
+    views_per_batch: int = 2
     """Pictures in a training step of the student."""
     pool_views: int = 2000
     """Pseudo views kept in memory."""
