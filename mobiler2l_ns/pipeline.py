@@ -122,6 +122,8 @@ class MobileR2LPipeline(VanillaPipeline):
             self._load_teacher(config.teacher_load_config, device, required=trains)
         self.datamanager.connect(self.model.student.config, self._render if trains else None)
         self._record_capture()
+        if trains:
+            self.model.student.compile_for(torch.device(device))
 
     # Setup
 

@@ -47,7 +47,10 @@ class MobileR2LTrainer(Trainer):
             student["scheduler"] = replace(student["scheduler"], plan=pipeline.plan(), growth=pipeline.growth())
         # All schedules tick from the first step on, also the student's, long before its optimizer does.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-        return Optimizers({**optimizers, "student": student}, self.pipeline.get_param_groups())
+        built = Optimizers({**optimizers, "student": student}, self.pipeline.get_param_groups())
+        # Clipping (max_norm) wants the parameters themselves, not the optimizer's groups of them.
+        built.parameters["student"] = list(self.pipeline.model.student.parameters())  # type: ignore[union-attr]
+        return built
 
     def train(self) -> None:
         total = self.config.pipeline.plan().total

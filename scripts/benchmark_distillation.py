@@ -5,7 +5,8 @@
 
 A recipe is a method's config, by its name without "mobiler2l-" (default: mobiler2l), and may have fields of its
 pipeline replaced: ``default+model.jitter="ray"+datamanager.views_per_batch=8``. The clock runs during training steps
-only. The learning rate follows each recipe's own schedule, with the run's end where the clock will be at zero.
+only. ``default@own`` is a recipe with a network of its own while the others share ``--network``. The learning rate
+follows each recipe's own schedule, with the run's end where the clock will be at zero.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import ast
 import json
 import math
+import re
 import statistics
 import sys
 import time
@@ -32,8 +34,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 """Networks to give all recipes alike; ``own`` leaves each its own, the others replace the paper's fields."""
 SHAPE = ("num_points", "num_frequencies", "width", "num_blocks", "layer", "activation", "strides", "sr_channels")
-MARKS = 12
-HELD_OUT_POSES = 24
+MARKS = 10
+PATHS = ("data", "teacher", "cache", "json", "png")  # of this machine only
+HELD_OUT_POSES = 16
 
 
 def recipe_config(name: str, network: str) -> Any:
@@ -46,6 +49,8 @@ def recipe_config(name: str, network: str) -> Any:
     from mobiler2l_ns.student.network import StudentConfig
 
     base, *changes = name.split("+")
+    base, _, own = base.partition("@")
+    network = own or network
     method = getattr(methods, "mobiler2l" if base == "default" else f"mobiler2l_{base}", None)
     if method is None:
         raise SystemExit(f"There is no recipe {base}: give paper, default, tiny or fast")
@@ -209,7 +214,7 @@ class Race:
                 dataset.cameras[i : i + 1],
                 over_background(dataset.get_data(i)["image"], pipeline.model.background()),
             )
-            for i in range(0, len(dataset), max(1, len(dataset) // HELD_OUT_POSES))
+            for i in range(0, len(dataset), math.ceil(len(dataset) / HELD_OUT_POSES))
         ]
         return {"poses": list(zip(cameras, pictures, strict=True)), "photos": photos}
 
@@ -307,6 +312,18 @@ def plot(results: dict[str, Any], file: Path, title: str) -> None:
     plt.close(figure)
 
 
+def write(results: dict[str, Any], title: str, arguments: argparse.Namespace) -> None:
+    """The JSON file and the picture, as far as the race has come."""
+    if arguments.json:
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in PATHS}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        partial = arguments.json.with_suffix(".part")
+        partial.write_text(json.dumps({"title": title, "settings": settings, "recipes": results}, indent=1) + "\n")
+        partial.replace(arguments.json)
+    if arguments.png:
+        plot(results, arguments.png, title)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
@@ -329,13 +346,14 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    race = Race(arguments)
-    results = {}
-    for name in arguments.recipes.split(","):
-        results[name] = merge([run(race, name, seed) for seed in arguments.seeds])
     what = "demo scene, exact teacher" if arguments.oracle else arguments.data.resolve().name
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     title = f"{what}, {arguments.resolution} px, {arguments.network} network, {device}"
+    race = Race(arguments)
+    results: dict[str, Any] = {}
+    for name in re.split(r",(?![^(]*\))", arguments.recipes):  # commas inside parentheses belong to a value
+        results[name] = merge([run(race, name, seed) for seed in arguments.seeds])
+        write(results, title, arguments)
     table = Table(title=title)
     for column in ("recipe", "PSNR", "SSIM", "PSNR photos", "SSIM photos", "images/s", "steps", "seconds"):
         table.add_column(column, justify="left" if column == "recipe" else "right")
@@ -352,14 +370,6 @@ def main() -> None:
             f"{result['seconds']:.0f}",
         )
     Console().print(table)
-    if arguments.json:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k != "json"}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        partial = arguments.json.with_suffix(".part")
-        partial.write_text(json.dumps({"title": title, "settings": settings, "recipes": results}, indent=1) + "\n")
-        partial.replace(arguments.json)
-    if arguments.png:
-        plot(results, arguments.png, title)
     assert all(math.isfinite(result["psnr"]) for result in results.values())
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from rich.console import Console
 from rich.table import Table
 
-METHODS = ("mobiler2l", "mobiler2l-tiny", "mobiler2l-paper")
+METHODS = ("mobiler2l", "mobiler2l-fast", "mobiler2l-tiny", "mobiler2l-paper")
 
 
 def main() -> None:

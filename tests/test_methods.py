@@ -17,6 +17,7 @@ from mobiler2l_ns.student.network import measure_cost
 
 METHODS: dict[str, Any] = {
     "mobiler2l": methods.mobiler2l,
+    "mobiler2l-fast": methods.mobiler2l_fast,
     "mobiler2l-tiny": methods.mobiler2l_tiny,
     "mobiler2l-paper": methods.mobiler2l_paper,
 }
@@ -37,13 +38,14 @@ import sys
 for missing in ("coremltools", "onnx", "onnxruntime", "open3d", "pymeshlab", "xatlas"):
     sys.modules[missing] = None
 from nerfstudio.configs.method_configs import all_methods, all_descriptions
-assert {"mobiler2l", "mobiler2l-tiny", "mobiler2l-paper", "nerfacto", "splatfacto"} <= set(all_methods)
-for name in ("mobiler2l", "mobiler2l-tiny", "mobiler2l-paper"):
+ours = ("mobiler2l", "mobiler2l-fast", "mobiler2l-tiny", "mobiler2l-paper")
+assert {*ours, "nerfacto", "splatfacto"} <= set(all_methods)
+for name in ours:
     print(name, "-", all_descriptions[name])
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len([line for line in done.stdout.splitlines() if line.startswith("mobiler2l")]) == 3
+    assert len([line for line in done.stdout.splitlines() if line.startswith("mobiler2l")]) == 4
 
 
 def test_the_papers_method_is_the_papers_network_and_recipe():
@@ -55,6 +57,15 @@ def test_the_papers_method_is_the_papers_network_and_recipe():
     assert config.pipeline.datamanager.views_per_batch == 10
     assert config.pipeline.datamanager.pool_views == 10_000 and config.pipeline.datamanager.refresh_rate == 0
     assert (config.pipeline.distill_steps, config.pipeline.finetune_steps) == (600_000, 0)
+    model = config.pipeline.model
+    assert (model.initialisation, model.jitter, model.ray_bounds) == ("torch", "batch", "planes")
+    assert config.pipeline.growth().active(0.0) == 29
+
+
+@pytest.mark.parametrize(("name", "share"), [("mobiler2l", 1.0), ("mobiler2l-fast", 0.5)])
+def test_a_students_cost_is_bounded_by_the_papers(name, share):
+    cost = measure_cost(METHODS[name].config.pipeline.model, 800, 800)
+    assert cost.gmac <= share * 50.6 and cost.params_folded <= share * 4_310_000
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from mobiler2l_ns.optimizer import AdamWOptimizerConfig
 from mobiler2l_ns.phases import Phase, PhasePlan
 from mobiler2l_ns.schedule import StudentSchedulerConfig
+from mobiler2l_ns.student.growth import Growth
+from mobiler2l_ns.student.network import StudentConfig, StudentNetwork
 
 PLAN = PhasePlan(teacher=100, distil=200, finetune=50)
 
@@ -39,6 +42,32 @@ def test_the_students_rate_starts_with_distillation():
     assert 0 < schedule.factor(299) < 0.02
     assert schedule.factor(300) == pytest.approx(0.2)
     assert schedule.factor(325) == pytest.approx(0.1)
+
+
+def test_blocks_that_join_later_warm_up_on_their_own():
+    growth = Growth(blocks=4, shares=(0.25, 0.5), until=(0.2, 0.6))
+    schedule = scheduler(warmup_steps=10, decay_from=0.5, block_warmup_steps=20, growth=growth)
+    assert schedule.block_factor(105, 0) == schedule.factor(105)  # there from the start
+    assert schedule.block_factor(139, 1) == 0.0  # joins at a fifth of 200 steps
+    assert schedule.block_factor(149, 1) == pytest.approx(0.5)
+    assert schedule.block_factor(170, 1) == schedule.factor(170)
+    assert schedule.block_factor(230, 3) == pytest.approx(schedule.factor(230) * 11 / 20)  # joins at three fifths
+    assert schedule.block_factor(310, 3) == schedule.factor(310)
+
+
+def test_every_parameter_group_has_its_own_rate():
+    network = StudentNetwork(StudentConfig(width=8, num_blocks=4, sr_channels=(4, 4, 4)))
+    optimizer = AdamWOptimizerConfig(lr=1e-2, block_lr=0.5).setup(network.parameter_groups())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-2, *[5e-3] * 4]
+    growth = Growth(blocks=4, shares=(0.25,), until=(0.5,))
+    plan = PhasePlan(teacher=0, distil=100, finetune=0)
+    config = StudentSchedulerConfig(warmup_steps=0, decay_from=1.0, block_warmup_steps=10, plan=plan, growth=growth)
+    schedule = config.setup().get_scheduler(optimizer, 1e-2)
+    for _ in range(54):
+        optimizer.step()
+        schedule.step()
+    assert schedule.get_last_lr() == pytest.approx([1e-2, 5e-3, *[2.5e-3] * 3])
 
 
 def test_the_published_schedule():

@@ -91,6 +91,8 @@ def test_depths_and_poses_come_from_the_capture(loaded):
     capture = loaded[0].model.student.capture
     near, far = capture.depth_range.tolist()
     assert 1.5 < near < 4.0 < far < 6.5  # cameras at a distance of 4, objects within 1.3
+    assert capture.has_sphere and 0.5 < float(capture.scene_radius) < 3.0
+    assert float(capture.scene_centre.norm()) < 1.0
     assert capture.size() == (52, 52)
     assert float(capture.get_buffer("look_at").norm()) < 0.2
     assert 3.0 < float(capture.get_buffer("distance")[0]) < float(capture.get_buffer("distance")[1]) < 5.0

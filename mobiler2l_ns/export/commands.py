@@ -18,6 +18,8 @@ class _Export:
     """config.yml of a mobiler2l run."""
     output_dir: Path
     """Folder for the package and its manifest.json."""
+    pitch: float = 1.0
+    """One of the pitches the student has learned: 2 writes a package that renders half the size."""
 
 
 @dataclass
@@ -29,7 +31,7 @@ class ExportCoreML(_Export):
 
     def main(self) -> None:
         """Convert, prove, move in."""
-        export_package(load_student(self.load_config), "coreml", self.precision, self.output_dir)
+        export_package(load_student(self.load_config), "coreml", self.precision, self.output_dir, self.pitch)
 
 
 @dataclass
@@ -38,7 +40,7 @@ class ExportONNX(_Export):
 
     def main(self) -> None:
         """Convert, prove, move in."""
-        export_package(load_student(self.load_config), "onnx", "fp32", self.output_dir)
+        export_package(load_student(self.load_config), "onnx", "fp32", self.output_dir, self.pitch)
 
 
 NS_EXPORT_COMMANDS: dict[str, tuple[type, str]] = {

@@ -35,6 +35,14 @@ class PackageFile:
     """What goes in and comes out."""
     precision: str
     """Precision of the network's weights and activations; rays and encoding are always float32."""
+    pitch: float
+    """Size of a ray's cell, in units of the full picture's."""
+    height: int
+    """Rows of its pictures."""
+    width: int
+    """Columns of its pictures."""
+    intrinsics: dict[str, float]
+    """Focal length and usual principal point of its pictures, in their pixels."""
     bytes: int
     """Size of the file, or of all files in the folder."""
     sha256: dict[str, str]
@@ -119,7 +127,7 @@ def describe(student: Student) -> dict[str, Any]:
         "num_points": config.num_points,
         "num_frequencies": config.num_frequencies,
         "encoding": "points depth-major (x, y, z of the first depth, ...); each scalar p becomes sin(2^i p) for i < L, "
-        "cos(2^i p) for i < L, p",
+        "cos(2^i p) for i < L, p" + ("; one more channel holds log2 of the pitch" if len(config.pitches) > 1 else ""),
         "contraction": "points beyond the cube of half side 1 move to (2 - 1/m) * p / m, m = max |coordinate|"
         if student.is_contracted()
         else "none",

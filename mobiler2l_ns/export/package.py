@@ -108,15 +108,27 @@ def _move_in(source: Path, target: Path, trash: Path) -> None:
     source.rename(target)
 
 
-def export_package(student: Student, format_name: str, precision: str, output_dir: Path) -> Proof:
+def export_package(student: Student, format_name: str, precision: str, output_dir: Path, pitch: float = 1.0) -> Proof:
     """Write one package and its manifest into ``output_dir``, or nothing.
 
     The package is written and proven in a folder beside it; what stood there before is replaced at the very end.
 
+    Args:
+        student: in evaluation mode.
+        format_name, precision: see ``FORMATS``.
+        output_dir: made if it is not there.
+        pitch: one that the student has learned; the package renders pictures of 1 / ``pitch`` the size.
+
     Raises:
         UserError: if the package does not give the student's pictures, or the folder cannot be written.
     """
-    form = FORMATS[format_name]
+    form, view = FORMATS[format_name], student.view(pitch)
+    if pitch not in student.config.pitches:
+        learned = " ".join(f"{value:g}" for value in student.config.pitches)
+        raise UserError(f"This student has not learned pitch {pitch:g}, only {learned}: see --pipeline.model.pitches")
+    name = Path(form.file)
+    if pitch != 1.0:
+        name = name.with_stem(f"{name.stem}_{view.width}x{view.height}")
     began = time.perf_counter()
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -130,20 +142,31 @@ def export_package(student: Student, format_name: str, precision: str, output_di
             "manifest": manifest.NAME,
             "student_sha256": manifest.student_digest(student),
         }
-        package = work / form.file
+        package = work / name
         with CONSOLE.status(f"Converting to {form.name}"):
-            form.convert(PoseToImage(student).eval(), package, precision, metadata)
-        proof = prove(student, form.run(package), form.thresholds[precision], f"The {form.name} package")
+            form.convert(PoseToImage(student, pitch).eval(), package, precision, metadata)
+        proof = prove(student, form.run(package), form.thresholds[precision], f"The {form.name} package", pitch)
         size, sha256 = manifest.digests(package)
-        _move_in(package, output_dir / form.file, work)
+        _move_in(package, output_dir / name, work)
         entry = manifest.PackageFile(
-            form.name, form.file, CONTRACT, precision, size, sha256, round(proof.psnr, 2), form.run_by
+            form.name,
+            name.name,
+            CONTRACT,
+            precision,
+            pitch,
+            view.height,
+            view.width,
+            dict(zip(("fx", "fy", "cx", "cy"), view.intrinsics, strict=True)),
+            size,
+            sha256,
+            round(proof.psnr, 2),
+            form.run_by,
         )
         manifest.write(output_dir, student, entry)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     CONSOLE.print(
-        f"[bold green]{output_dir / form.file}[/]  {size / 1e6:.2f} MB {precision}, {proof.psnr:.1f} dB to the "
+        f"[bold green]{output_dir / name}[/]  {size / 1e6:.2f} MB {precision}, {proof.psnr:.1f} dB to the "
         f"student over {proof.cameras} held-out cameras ({form.run_by}), {time.perf_counter() - began:.0f} s"
     )
     return proof

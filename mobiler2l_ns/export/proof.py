@@ -28,7 +28,7 @@ class Proof:
     """Held-out cameras compared."""
 
 
-def prove(student: Student, run: Runner, threshold: float, what: str) -> Proof:
+def prove(student: Student, run: Runner, threshold: float, what: str, pitch: float = 1.0) -> Proof:
     """Compare a package with the student on the cameras held out of training.
 
     Args:
@@ -36,17 +36,19 @@ def prove(student: Student, run: Runner, threshold: float, what: str) -> Proof:
         run: the package in a runtime.
         threshold: least PSNR in dB.
         what: names the package in messages.
+        pitch: of the package.
 
     Raises:
         UserError: if the package falls short.
     """
     student.eval()
     poses = student.capture.proof_poses
+    intrinsics = torch.tensor([student.view(pitch).intrinsics])
     squared, count = 0.0, 0
     for pose in track(poses, f"Proving {what}", console=CONSOLE, transient=True):
         with torch.no_grad():
-            expected = student.render(student.training_camera(pose)).permute(2, 0, 1).cpu().double()
-        got = run(pose[None].cpu(), student.capture.intrinsics[None].cpu()).double()
+            expected = student.render(student.training_camera(pose, pitch)).permute(2, 0, 1).cpu().double()
+        got = run(pose[None].cpu(), intrinsics).double()
         if got.shape != expected.shape:
             raise UserError(f"{what} gives pictures of shape {tuple(got.shape)}, the student {tuple(expected.shape)}")
         squared += float(((got - expected) ** 2).sum())

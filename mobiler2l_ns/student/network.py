@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mobiler2l_ns.student.encoding import DepthSpacing, Jitter, encoding_channels
 
@@ -56,6 +57,8 @@ class StudentConfig:
     ray_bounds: Literal["auto", "planes"] = "auto"
     """Where the K points of a ray lie. planes: between near and far, the same for every ray; auto: on the chord through
     the sphere that holds the scene, where the scene is bounded and the cameras stand outside of that sphere."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Train through torch.compile; auto: on CUDA, where its compiler (triton) is installed."""
     alpha: bool = False
     """Predict alpha too: pictures become RGBA, the colour premultiplied, to be laid over any background."""
     pitches: tuple[float, ...] = (1.0,)
@@ -101,12 +104,26 @@ class PointwiseLinear(nn.Linear):
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution. In training it is computed as one matrix product over the channels_last map, which is what it
+    is, without the copies that convolution libraries make around it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=1)
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
+        if not self.training:
+            return super().forward(input)
+        rows = functional.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+        return rows.permute(0, 3, 1, 2)
+
+
 def _activation(name: Activation) -> nn.Module:
     return {"gelu": nn.GELU, "relu": nn.ReLU, "none": nn.Identity}[name]()
 
 
 def _layer(kind: str, inputs: int, outputs: int) -> nn.Module:
-    return PointwiseLinear(inputs, outputs) if kind == "mlp" else nn.Conv2d(inputs, outputs, kernel_size=1)
+    return PointwiseLinear(inputs, outputs) if kind == "mlp" else PointwiseConv(inputs, outputs)
 
 
 class ResidualBlock(nn.Module):
@@ -159,7 +176,7 @@ class StudentNetwork(nn.Module):
             stages.append(SuperResolution(channels, outputs, stride, config.sr_blocks, activation, norm))
             channels = outputs
         self.super_resolution = nn.Sequential(*stages)
-        self.out = nn.Sequential(nn.Conv2d(channels, config.output_channels, kernel_size=1), nn.Sigmoid())
+        self.out = nn.Sequential(PointwiseConv(channels, config.output_channels), nn.Sigmoid())
         self.active_blocks = config.num_blocks
         if config.initialisation == "identity":
             begin_as_identity(self)

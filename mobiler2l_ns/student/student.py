@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
@@ -99,7 +101,14 @@ class Student(nn.Module):
         with torch.autocast(directions.device.type, enabled=False):
             encoded = self.encode_rays(origins.float(), directions.float(), pitch)
         with torch.autocast(directions.device.type, dtype=torch.bfloat16, enabled=encoded.is_cuda):
-            return self.network(encoded).float()
+            # Pictures to look at come in all sizes, each of which would be compiled anew.
+            return (self.network(encoded) if self.training else self.network.forward(encoded)).float()
+
+    def compile_for(self, device: torch.device) -> None:
+        """Compile the network's training pass with torch.compile, where that is configured."""
+        wanted = self.config.compile
+        if wanted == "on" or (wanted == "auto" and device.type == "cuda" and find_spec("triton") is not None):
+            self.network.compile()
 
     def render(self, camera: Cameras) -> Float[Tensor, "h w colours"]:
         """Picture of one camera of any size, focal length, principal point and lens distortion.

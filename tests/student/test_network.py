@@ -83,6 +83,32 @@ def test_a_residual_block_ends_with_the_sum():
     torch.testing.assert_close(block(x), expected)
 
 
+def test_training_and_evaluation_compute_the_same_map():
+    network = StudentNetwork(replace(TINY, norm=False))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoded = torch.randn(2, 312, 5, 4, requires_grad=True)
+    in_training = network.train()(encoded)
+    (gradient,) = torch.autograd.grad(in_training.square().sum(), encoded)
+    in_evaluation = network.eval()(encoded)
+    torch.testing.assert_close(in_training, in_evaluation)
+    torch.testing.assert_close(gradient, torch.autograd.grad(in_evaluation.square().sum(), encoded)[0])
+
+
+def test_a_new_student_paints_the_mean_colour_and_low_frequencies_weigh_more():
+    network = StudentNetwork(PAPER).eval()
+    network.begin_with(torch.tensor([0.2, 0.5, 0.9]))
+    picture = network(torch.zeros(1, 312, 2, 2))
+    torch.testing.assert_close(picture.mean((0, 2, 3)), torch.tensor([0.2, 0.5, 0.9]), atol=1e-5, rtol=0)
+    size = network.head[0].weight[:, :13].flatten(1).std(0)  # type: ignore[index,union-attr]
+    torch.testing.assert_close(size[:6] / size[12], 0.5 ** torch.arange(6), atol=0.02, rtol=0.25)
+    torch.testing.assert_close(size[6:12] / size[12], 0.5 ** torch.arange(6), atol=0.02, rtol=0.25)
+
+
+def test_torchs_own_initialisation_is_there_for_the_published_recipe():
+    block = StudentNetwork(replace(TINY, initialisation="torch")).body[0]
+    assert all(bool((p != 0).any()) for name, p in block.named_parameters() if "weight" in name)
+
+
 def test_alpha_and_pitch_are_one_channel_each():
     assert (PAPER.input_channels, PAPER.output_channels) == (312, 3)
     config = replace(TINY, alpha=True, pitches=(1.0, 2.0))

@@ -1,5 +1,7 @@
 """The student renders any camera by what it knows: cells of one angular size."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -104,7 +106,8 @@ def test_other_camera_models_are_refused(student):
         student.render(view)
 
 
-def test_depths_are_jittered_in_training_only(student):
+def test_points_are_jittered_in_training_only(student):
+    student.config = replace(CONFIG, jitter="ray")
     rays = camera_rays(camera(84, 60, 90.0), 8)
     assert torch.equal(student.encode_rays(*rays), student.encode_rays(*rays))
     student.train()
@@ -160,3 +163,18 @@ def test_at_each_of_its_sizes_a_student_is_only_cropped(pitch):
     height, width = round(60 / pitch), round(84 / pitch)
     torch.testing.assert_close(student.render(view), raw[0, :, :height, :width].permute(1, 2, 0))
     assert not torch.equal(raw, student(*camera_rays(view, 8), 3.0))  # the pitch is heard
+
+
+def test_a_compiled_student_learns_the_same():
+    student = Student(replace(CONFIG, norm=False, compile="on")).train()
+    rays = camera_rays(camera(84, 60, 90.0, 95.0, 40.0, 31.0), 8)
+
+    def gradient():
+        student.zero_grad()
+        student(*rays).square().sum().backward()
+        return student.network.head[0].weight.grad.clone()  # type: ignore[union-attr,operator]
+
+    expected = gradient()
+    student.compile_for(torch.device("cpu"))
+    torch.testing.assert_close(gradient(), expected, atol=1e-4, rtol=1e-3)
+    assert student.eval().render(camera(33, 21, 50.0)).shape == (21, 33, 3)  # any size, without compiling it

@@ -1,0 +1,173 @@
+"""Training images per second of the paper's network, D60-SR3: the plain recipe against this project's.
+
+    python scripts/benchmark_training.py --json FILE
+
+Both train the same network on the same rays and pictures, forward, backward and optimizer. plain is float32,
+channels-first, with batch norms and torch's own AdamW, on encodings computed for it beforehand. default is what
+``ns-train mobiler2l`` does: poses in, rays and encoding on the device, channels_last, no batch norms (they fold away on
+export), and on CUDA bfloat16, a fused optimizer and torch.compile. Its backbone grows during a run; the last line is
+the mean over the stages of a run, all others are the full depth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def seconds_per_step(step: Callable[[], None], runs: int, device: str) -> float:
+    """Median time of a training step, after two to warm up."""
+    times = []
+    for _ in range(runs + 2):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[2:])
+
+
+def peak_flops(device: str) -> float:
+    """What the chip reaches on a large matrix product, in bfloat16 on CUDA, else float32."""
+    dtype, size = (torch.bfloat16, 8192) if device == "cuda" else (torch.float32, 2048)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / seconds_per_step(lambda: (a @ b, None)[1], 5, device)
+
+
+def plain_step(config: Any, views: int, size: int, device: str) -> Callable[[], None]:
+    """The plain recipe: a network, an optimizer, and nothing else."""
+    from mobiler2l_ns.student.network import StudentNetwork
+
+    network = StudentNetwork(config).to(device)
+    # The convolutions of torch, as published.
+    for module in network.modules():
+        if type(module).__name__ == "PointwiseConv":
+            module.__class__ = torch.nn.Conv2d
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6, foreach=False, fused=False)
+    rows = size // config.stride
+    encoded = torch.randn(views, config.input_channels, rows, rows, device=device)
+    pictures = torch.rand(views, 3, size, size, device=device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(network(encoded), pictures).backward()
+        optimizer.step()
+
+    return step
+
+
+def default_step(method: Any, config: Any, views: int, size: int, device: str, blocks: int) -> Callable[[], None]:
+    """This project's training step, from poses and bytes to new weights, with the first ``blocks`` blocks active."""
+    from mobiler2l_ns.data.pseudo_views import PseudoViewPool
+    from mobiler2l_ns.data.student_view import StudentView
+    from mobiler2l_ns.student.student import Student
+
+    student = Student(config)
+    student.capture.record(scene_radius=torch.tensor(1.3))
+    student = student.to(device).train()
+    student.compile_for(torch.device(device))
+    student.network.active_blocks = blocks
+    optimizer = replace(method.optimizers["student"]["optimizer"], lr=1e-6).setup(student.network.parameter_groups())
+    view = StudentView(size, size, 1.39 * size, 1.39 * size, size / 2, size / 2, config.stride)
+    pool = PseudoViewPool(2 * views, size, size, 64.0, device)
+    pose = torch.eye(4)[:3].clone()
+    pose[2, 3] = 4.0
+    for _ in range(2 * views):
+        pool.add(pose, torch.rand(size, size, 3))
+
+    def step() -> None:
+        poses, pictures = pool.draw(views, device)
+        rgb: Tensor = student(*view.rays(poses)).permute(0, 2, 3, 1)
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.mse_loss(rgb, pictures).backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=800, help="pixels of the square picture")
+    parser.add_argument("--views", type=int, default=0, help="pictures a step; 0: 1 on the CPU, 10 on CUDA")
+    parser.add_argument("--runs", type=int, default=5, help="timed steps of each")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    arguments = parser.parse_args()
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from mobiler2l_ns import methods
+    from mobiler2l_ns.student.network import StudentConfig, measure_cost
+
+    device, size = arguments.device, arguments.size
+    views = arguments.views or (10 if device == "cuda" else 1)
+    paper = StudentConfig()
+    method = methods.mobiler2l.config
+    shape = {"activation": "gelu", "num_blocks": 29, "sr_channels": (64, 64, 16), "sr_blocks": 2}
+    config = replace(method.pipeline.model, **shape)
+    growth = replace(method.pipeline.growth(), blocks=config.num_blocks)  # type: ignore[attr-defined]
+    peak = peak_flops(device)
+    rows: dict[str, tuple[float, float]] = {}
+
+    def measure(name: str, step: Callable[[], None], gmac: float) -> float:
+        seconds = seconds_per_step(step, arguments.runs, device)
+        # A backward pass costs two forward passes.
+        rows[name] = (views / seconds, 6e9 * gmac * views / seconds)
+        return seconds
+
+    gmac = measure_cost(paper, size, size).gmac
+    plain = measure("plain", plain_step(paper, views, size, device), gmac)
+    default = measure("default", default_step(method, config, views, size, device, 29), gmac)
+    spent = 0.0
+    for begin, end in zip((0.0, *growth.until), (*growth.until, 1.0), strict=True):
+        blocks = growth.active(begin)
+        if blocks < config.num_blocks:
+            cost = measure_cost(replace(config, num_blocks=blocks), size, size).gmac
+            name = f"default, {blocks} of {config.num_blocks} blocks"
+            seconds = measure(name, default_step(method, config, views, size, device, blocks), cost)
+        else:
+            seconds = default
+        spent += (end - begin) * seconds
+    rows["default, mean over a run"] = (views / spent, float("nan"))
+
+    table = Table(title=f"D60-SR3, {size} x {size}, {views} pictures a step, {device}")
+    for column in ("recipe", "images/s", "TFLOP/s", "share of peak", "to plain"):
+        table.add_column(column, justify="left" if column == "recipe" else "right")
+    for name, (speed, flops) in rows.items():
+        known = flops == flops
+        table.add_row(
+            name,
+            f"{speed:.2f}",
+            f"{flops / 1e12:.3f}" if known else "",
+            f"{flops / peak:.0%}" if known else "",
+            f"{speed * plain / views:.2f}",
+        )
+    Console().print(table)
+    if arguments.json:
+        result: dict[str, Any] = {
+            name: {"images_per_s": speed, "tflops": flops / 1e12, "share_of_peak": flops / peak}
+            for name, (speed, flops) in rows.items()
+            if flops == flops
+        }
+        result["default, mean over a run"] = {"images_per_s": views / spent}
+        result["speedup"] = plain / default
+        name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        result["settings"] = {"device": name, "size": size, "views": views, "peak_tflops": peak / 1e12}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The benchmark scripts run, and what they print is what they measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from short_run import SCRIPTS
+
+
+def bench(name, *arguments):
+    """Run a script; returns the JSON file it wrote."""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(arguments[arguments.index("--json") + 1].read_text()), done.stdout
+
+
+def test_the_default_recipe_beats_the_published_one(tmp_path):
+    result, printed = bench(
+        "benchmark_distillation",
+        "--oracle",
+        *("--resolution", 48, "--minutes", 0.1, "--views", 12, "--network", "small"),
+        *("--recipes", "paper,default"),
+        *("--cache", tmp_path / "cache", "--json", tmp_path / "race.json", "--png", tmp_path / "race.png"),
+    )
+    paper, default = result["recipes"]["paper"], result["recipes"]["default"]
+    assert default["psnr"] > paper["psnr"] + 2.0
+    for recipe in (paper, default):
+        assert {"psnr", "ssim", "psnr_photos", "images_per_s", "seconds", "curve"} <= set(recipe)
+        assert 6.0 <= recipe["seconds"] < 12.0 and recipe["images_per_s"] > 0
+        seconds = [point["seconds"] for point in recipe["curve"]]
+        assert seconds == sorted(seconds) and recipe["curve"][-1]["psnr"] == recipe["psnr"]
+    assert f"{default['psnr']:.2f}" in printed
+    assert (tmp_path / "race.png").stat().st_size > 10_000
+    assert str(tmp_path) not in (tmp_path / "race.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [("nonsense", "There is no recipe nonsense"), ("default+model.colour=3", "default has no field model.colour")],
+)
+def test_recipes_that_are_none_are_one_clear_line(recipe, message, tmp_path):
+    command = [sys.executable, "-W", "ignore", str(SCRIPTS / "benchmark_distillation.py"), "--oracle"]
+    command += ["--resolution", "16", "--recipes", recipe, "--cache", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(message)
+
+
+def test_training_throughput_is_measured_against_the_plain_recipe(tmp_path):
+    result, printed = bench("benchmark_training", "--size", 64, "--runs", 1, "--json", tmp_path / "training.json")
+    assert result["speedup"] == pytest.approx(result["default"]["images_per_s"] / result["plain"]["images_per_s"])
+    stages = [name for name in result if name.startswith("default, ")]
+    assert len(stages) == 4 and "share of peak" in printed
+
+
+def test_latency_is_measured_against_the_papers_network(tmp_path):
+    result, _ = bench(
+        "benchmark_inference", "mobiler2l", "mobiler2l-fast", "--size", 64, "--runs", 3, "--json", tmp_path / "i.json"
+    )
+    assert result["mobiler2l-paper"]["ratio_to_paper"] == 1.0
+    for name in ("mobiler2l", "mobiler2l-fast"):
+        expected = result[name]["ms"] / result["mobiler2l-paper"]["ms"]
+        assert result[name]["ratio_to_paper"] == pytest.approx(expected)
+        assert result[name]["mb"] < result["mobiler2l-paper"]["mb"]
+
+
+def test_memory_is_bounded_by_the_budget(tmp_path):
+    settings = ("--size", 64, "--budget-gib", 0.02)
+    (idle, few, many), _ = bench("benchmark_memory", *settings, "--views", 1000, 4000, "--json", tmp_path / "m.json")
+    assert few["kept"] == 1000 and many["kept"] == int(0.02 * 2**30) // (64 * 64 * 3) < 4000
+    assert many["ram_gib"] < idle["ram_gib"] + 0.5 and many["ram_gib"] < few["ram_gib"] + 0.1
