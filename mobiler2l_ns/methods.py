@@ -89,7 +89,7 @@ _tiny = replace(
             train_num_rays_per_batch=512,
             eval_num_rays_per_batch=512,
             pool_views=110,
-            refresh_rate=0.01,
+            refresh_rate=0.005,
         ),
         # What learned fastest on a CPU in a minute: a race of variants on the demo scene.
         model=replace(
@@ -122,8 +122,8 @@ _tiny = replace(
             use_appearance_embedding=False,
         ),
         teacher_steps=1600,
-        distill_steps=2200,
-        finetune_steps=150,
+        distill_steps=5000,
+        finetune_steps=300,
     ),
     optimizers={
         **_teacher_optimizers(lr=2e-2, max_steps=2000, camera_steps=2000),

@@ -107,7 +107,9 @@ def fingerprint(teacher: Model) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(teacher.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+        # A single value out of a wider tensor counts as contiguous whatever its stride is: a copy has stride 1.
+        flat = value.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -59,6 +59,14 @@ def test_torchmetrics_own_lpips_is_back_afterwards():
     assert torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity is not LazyLPIPS
 
 
+def test_weights_of_any_layout_have_a_fingerprint():
+    teacher = CoarseToFine()
+    teacher.scalar = torch.nn.Parameter(torch.tensor(1.0))
+    # One row of one value out of a wider tensor: contiguous, with a stride that is not 1.
+    teacher.register_buffer("strided", torch.randn(1, 128).as_strided((1, 1), (128, 128)))
+    assert len(fingerprint(teacher)) == 64
+
+
 def test_the_fingerprint_tells_teachers_apart():
     teacher = CoarseToFine()
     before = fingerprint(teacher)
