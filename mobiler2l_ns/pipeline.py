@@ -16,6 +16,7 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from mobiler2l_ns import distributed
 from mobiler2l_ns.data.datamanager import MobileR2LDataManager, MobileR2LDataManagerConfig
 from mobiler2l_ns.data.photos import over_background
 from mobiler2l_ns.data.poses import pose_range
@@ -110,7 +111,9 @@ class MobileR2LPipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        # As for one device: nerfstudio would wrap the model for several before it has its teacher.
+        super().__init__(config, device, test_mode, 1, local_rank, grad_scaler)
+        self.world_size = world_size
         self.plan = config.plan()
         self.growth = config.growth()
         self.best_student: BestStudent | None = None
@@ -209,6 +212,9 @@ class MobileR2LPipeline(VanillaPipeline):
         at = f", from step {step - begin}" if step > begin else ""
         CONSOLE.rule(f"[bold green]{phase.value}: {length} steps of {self.plan.total}{at}")
         writer.put_scalar(name="Phase", scalar=list(Phase).index(phase), step=step)
+        if self.world_size > 1:
+            trained = self.model.teacher if phase is Phase.TEACHER else self.model.student
+            self._model = distributed.wrap(self.model, trained)
         if phase is Phase.TEACHER:
             return
         teacher = self.model.find_teacher()
@@ -225,11 +231,14 @@ class MobileR2LPipeline(VanillaPipeline):
         capture = self.model.student.capture
         if bool(capture.depth_known):
             return
-        extent = self.datamanager.measure_extent()
+        assert self.datamanager.pool is not None
+        extent, colour = self.datamanager.measure_extent(), self.datamanager.pool.mean_colour().cpu()
+        # Every rank has seen views of its own.
+        planes, sphere, colour = distributed.from_rank_0((extent.planes(), extent.sphere(), colour))
         near, far = (
             given if given is not None else measured
             for given, measured in zip(
-                (self.config.model.near, self.config.model.far), extent.planes() or (None, None), strict=True
+                (self.config.model.near, self.config.model.far), planes or (None, None), strict=True
             )
         )
         if near is None or far is None:
@@ -238,9 +247,7 @@ class MobileR2LPipeline(VanillaPipeline):
             raise UserError(f"Near {near:.3g} and far {far:.3g} are no depth range: set --pipeline.model.near and .far")
         capture.record(depth_range=torch.tensor([near, far]), depth_known=torch.tensor(True))
         if self.config.model.initialisation == "identity":
-            assert self.datamanager.pool is not None
-            self.model.student.network.begin_with(self.datamanager.pool.mean_colour())
-        sphere = extent.sphere()
+            self.model.student.network.begin_with(colour)
         if sphere is not None:
             centre, radius = sphere
             nearest = (self.datamanager.train_poses[:, :, 3] - centre).norm(dim=-1).min()
@@ -270,7 +277,7 @@ class MobileR2LPipeline(VanillaPipeline):
 
     def _consider_student(self) -> float:
         assert self.datamanager.held_out is not None
-        score = held_out_psnr(self.model.student, self.datamanager.held_out)
+        score = distributed.from_rank_0(held_out_psnr(self.model.student, self.datamanager.held_out))
         if self.best_student is None:
             self.best_student = BestStudent(self.model.student.network)
         self.best_student.consider(self.model.student.network, score)

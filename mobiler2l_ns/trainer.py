@@ -9,8 +9,10 @@ from pathlib import Path
 import tyro
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from mobiler2l_ns import distributed
 from mobiler2l_ns.pipeline import MobileR2LPipelineConfig
 from mobiler2l_ns.schedule import StudentSchedulerConfig
 
@@ -39,6 +41,10 @@ class MobileR2LTrainer(Trainer):
 
     config: MobileR2LTrainerConfig
 
+    def __init__(self, config: MobileR2LTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        distributed.set_up_rank(config.machine.device_type, local_rank)
+        super().__init__(config, local_rank, world_size)
+
     def setup_optimizers(self) -> Optimizers:
         optimizers = dict(self.config.optimizers)
         student = dict(optimizers["student"])
@@ -63,12 +69,14 @@ class MobileR2LTrainer(Trainer):
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
         loss, losses, metrics = super().train_iteration(step)
+        distributed.average_batch_norms(self.pipeline.model.student.network)
         plan = self.config.pipeline.plan()
         if plan.at(step + 1) is not plan.at(step):
             # The next phase starts with long work on what this one has learned.
             self.save_checkpoint(step)
         return loss, losses, metrics
 
+    @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint beside the checkpoint folder, then move it in: a kill leaves the previous one whole."""
         folder, self.checkpoint_dir = self.checkpoint_dir, self.base_dir / ".unfinished_checkpoint"

@@ -15,6 +15,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE, ItersPerSecColumn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
@@ -46,15 +47,15 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     pose_sampler: PoseSamplerName = "auto"
     """Where pseudo views are taken from: the cameras' shell, their box, between neighbours, or what fits them."""
     views_per_batch: int = 2
-    """Pictures in a training step of the student."""
+    """Pictures in a training step of the student, on each device."""
     pool_views: int = 2000
-    """Pseudo views kept in memory."""
+    """Pseudo views kept in memory; several devices share them out among themselves."""
     pool_budget_gib: float = 4.0
-    """Most memory the pool may take in GiB; fewer views are kept if they would not fit."""
+    """Most memory the pool may take in GiB, on all devices together; fewer views are kept if they would not fit."""
     pool_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the pool lives; auto takes the GPU when half of its free memory holds the pool."""
     refresh_rate: float = 0.1
-    """New pseudo views per training step, each replacing the oldest; 0 keeps the first ones."""
+    """New pseudo views per training step and device, each replacing the oldest; 0 keeps the first ones."""
     full_pitch_share: float = 0.6
     """Share of the student's training steps at full resolution, if it learns several pitches; the rest share evenly."""
     photo_share: float = 0.5
@@ -173,14 +174,16 @@ class MobileR2LDataManager(VanillaDataManager):
         self.extent.add(pose, self.view, outputs)
 
     def fill_pool(self, fingerprint: str = "") -> None:
-        """Render the first pool, or read it from the cache folder, with a progress bar."""
+        """Render this rank's share of the first pool, or read it from the cache folder, with a progress bar."""
         if self.pool is not None:
             return
-        wanted, budget = self.config.pool_views, self.config.pool_budget_gib
-        self.pool = self._empty_pool(wanted, budget, self._pool_device(wanted))
+        ranks, wanted, budget = comms.get_world_size(), self.config.pool_views, self.config.pool_budget_gib
+        share = -(-wanted // ranks)
+        self.pool = self._empty_pool(share, budget / ranks, self._pool_device(share))
         CONSOLE.print(self.sampler_reason)
-        if self.pool.capacity < wanted:
-            CONSOLE.print(f"[yellow]{wanted} pseudo views do not fit {budget} GiB: {self.pool.capacity} are kept")
+        if self.pool.capacity < share:
+            kept = ranks * self.pool.capacity
+            CONSOLE.print(f"[yellow]{wanted} pseudo views do not fit {budget} GiB: {kept} are kept")
         cache = self._cache_file(fingerprint)
         if cache is not None and cache.exists():
             self.pool.load(cache)
@@ -207,7 +210,9 @@ class MobileR2LDataManager(VanillaDataManager):
             return None
         poses = hashlib.sha256(self.train_poses.numpy().tobytes())
         poses.update(repr((self.view, self.config.pose_sampler, self.student.alpha, fingerprint)).encode())
-        return self.config.cache_dir / f"pseudo_views_{poses.hexdigest()[:16]}.pt"
+        ranks = comms.get_world_size()
+        share = f"_{comms.get_rank()}_of_{ranks}" if ranks > 1 else ""
+        return self.config.cache_dir / f"pseudo_views_{poses.hexdigest()[:16]}{share}.pt"
 
     def measure_extent(self, views: int = 8) -> SceneExtent:
         """How far the scene reaches; when the pool came from the cache a few views are rendered only to see that."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.utils import comms
 
 from mobiler2l_ns.data.datamanager import MobileR2LDataManagerConfig
 from mobiler2l_ns.errors import UserError
@@ -155,6 +156,17 @@ def test_a_cache_folder_keeps_the_pool_for_the_same_teacher(config, tmp_path):
     assert (first.pictures, second.pictures, len(datamanager.pool)) == (5, 0, 5)
     set_up(config, other).fill_pool("teacher b")
     assert other.pictures == 5
+
+
+def test_ranks_cache_their_own_shares_of_the_pool(config, tmp_path, monkeypatch):
+    config = replace(config, cache_dir=tmp_path)
+    monkeypatch.setattr(comms, "get_world_size", lambda: 2)
+    for rank, expected in ((0, 3), (1, 3), (0, 0), (1, 0)):
+        monkeypatch.setattr(comms, "get_rank", lambda rank=rank: rank)
+        teacher = CountingTeacher()
+        set_up(config, teacher).fill_pool()
+        assert teacher.pictures == expected
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_nothing_is_written_without_a_cache_folder(config, tmp_path, monkeypatch):
