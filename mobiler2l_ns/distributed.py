@@ -66,8 +66,8 @@ def from_rank_0(value: T) -> T:
 def average_batch_norms(network: nn.Module) -> None:
     """Average the running statistics of batch norms that each saw their own rank's batch only.
 
-    SyncBatchNorm, which needs none of this, exists for GPUs only. The mean over the ranks counts every batch once, where
-    one rank's statistics would count none of the others'.
+    SyncBatchNorm, which needs none of this, exists for GPUs only. The mean over the ranks counts every batch once,
+    where one rank's statistics would count none of the others'.
     """
     ranks = comms.get_world_size()
     if ranks == 1:

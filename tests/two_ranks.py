@@ -10,7 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from nerfstudio.scripts.train import _set_random_seed
 from torch import Tensor, nn
+
+from mobiler2l_ns.distributed import average_batch_norms
 
 RANKS = 2
 
@@ -19,7 +22,7 @@ def train_on_two_ranks(configs: list[Any], folder: Path) -> list[list[dict[str, 
     """Train runs one after the other; returns what each rank has to say of each run."""
     for config in configs:
         config.save_config()
-    mp.spawn(_rank, nprocs=RANKS, args=(configs, folder))  # type: ignore[attr-defined]
+    mp.spawn(_rank, nprocs=RANKS, args=(configs, folder))
     return [[torch.load(_report(folder, run, rank)) for rank in range(RANKS)] for run in range(len(configs))]
 
 
@@ -45,10 +48,6 @@ def _rank(rank: int, configs: list[Any], folder: Path) -> None:
 
 
 def _train(rank: int, config: Any) -> dict[str, Any]:
-    from nerfstudio.scripts.train import _set_random_seed
-
-    from mobiler2l_ns.distributed import average_batch_norms
-
     # As train_loop does, which keeps the trainer to itself.
     _set_random_seed(config.machine.seed + rank)
     trainer = config.setup(local_rank=rank, world_size=RANKS)

@@ -158,7 +158,7 @@ def test_a_wrong_package_is_refused_and_leaves_nothing(mistake, format_name, pre
     student = make_student()
     good = PoseToImage(student).eval()
 
-    def planted(_):
+    def planted(*_):
         mistake(good)
         return good
 
