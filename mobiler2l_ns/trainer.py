@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import tyro
 from nerfstudio.engine.optimizers import Optimizers
@@ -13,7 +14,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from mobiler2l_ns import distributed
-from mobiler2l_ns.pipeline import MobileR2LPipelineConfig
+from mobiler2l_ns.pipeline import MobileR2LPipeline, MobileR2LPipelineConfig
 from mobiler2l_ns.schedule import StudentSchedulerConfig
 
 
@@ -55,7 +56,7 @@ class MobileR2LTrainer(Trainer):
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         built = Optimizers({**optimizers, "student": student}, self.pipeline.get_param_groups())
         # Clipping (max_norm) wants the parameters themselves, not the optimizer's groups of them.
-        built.parameters["student"] = list(self.pipeline.model.student.parameters())  # type: ignore[union-attr]
+        built.parameters["student"] = list(cast(MobileR2LPipeline, self.pipeline).model.student.parameters())
         return built
 
     def train(self) -> None:
@@ -69,7 +70,7 @@ class MobileR2LTrainer(Trainer):
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
         loss, losses, metrics = super().train_iteration(step)
-        distributed.average_batch_norms(self.pipeline.model.student.network)
+        distributed.average_batch_norms(cast(MobileR2LPipeline, self.pipeline).model.student.network)
         plan = self.config.pipeline.plan()
         if plan.at(step + 1) is not plan.at(step):
             # The next phase starts with long work on what this one has learned.

@@ -81,7 +81,7 @@ def _demo_scene() -> Any:
     return make_demo_scene
 
 
-def oracle_model() -> torch.nn.Module:
+def oracle_model() -> Any:
     """The demo scene's own renderer behind nerfstudio's Model interface: a teacher that makes no mistakes."""
     from nerfstudio.models.base_model import Model
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 
 def stream(views: int, size: int, budget_gib: float, device: str) -> dict[str, float]:
@@ -26,7 +27,8 @@ def stream(views: int, size: int, budget_gib: float, device: str) -> dict[str, f
     from mobiler2l_ns.data.student_view import StudentView
     from mobiler2l_ns.student.student import Student
 
-    student = Student(replace(methods.mobiler2l_tiny.config.pipeline.model, width=32, num_blocks=2)).to(device)
+    tiny: Any = methods.mobiler2l_tiny.config.pipeline.model
+    student = Student(replace(tiny, width=32, num_blocks=2)).to(device)
     optimizer = torch.optim.AdamW(student.parameters())
     view = StudentView(size, size, 1.4 * size, 1.4 * size, size / 2, size / 2, student.config.stride)
     pool = PseudoViewPool(views, *view.covered, budget_gib, device)

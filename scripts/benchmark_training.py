@@ -116,7 +116,7 @@ def main() -> None:
     paper = StudentConfig()
     method = methods.mobiler2l.config
     shape = {"activation": "gelu", "num_blocks": 29, "sr_channels": (64, 64, 16), "sr_blocks": 2}
-    config = replace(method.pipeline.model, **shape)
+    config: Any = replace(method.pipeline.model, **shape)
     growth = replace(method.pipeline.growth(), blocks=config.num_blocks)  # type: ignore[attr-defined]
     peak = peak_flops(device)
     rows: dict[str, tuple[float, float]] = {}

@@ -22,7 +22,7 @@ def train_on_two_ranks(configs: list[Any], folder: Path) -> list[list[dict[str, 
     """Train runs one after the other; returns what each rank has to say of each run."""
     for config in configs:
         config.save_config()
-    mp.spawn(_rank, nprocs=RANKS, args=(configs, folder))
+    mp.spawn(_rank, nprocs=RANKS, args=(configs, folder))  # pyright: ignore[reportPrivateImportUsage]
     return [[torch.load(_report(folder, run, rank)) for rank in range(RANKS)] for run in range(len(configs))]
 
 

@@ -37,8 +37,9 @@ def pinhole_rays(
         stride: output pixels per ray and side.
     """
     if isinstance(intrinsics, Tensor):
-        intrinsics = intrinsics.to(camera_to_worlds).T[..., None].unbind()
-    fx, fy, cx, cy = intrinsics
+        fx, fy, cx, cy = intrinsics.to(camera_to_worlds).T[..., None].unbind()
+    else:
+        fx, fy, cx, cy = intrinsics
     u = (torch.arange(columns, device=camera_to_worlds.device) + 0.5) * stride
     v = (torch.arange(rows, device=camera_to_worlds.device) + 0.5) * stride
     x = ((u - cx) / fx).reshape(-1, 1, columns, 1)

@@ -217,7 +217,7 @@ def begin_as_identity(network: StudentNetwork) -> None:
             first, last = (layer for layer in block.body if isinstance(layer, (nn.Conv2d, nn.Linear)))
             nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
             for zero in (first.bias, last.weight, last.bias):
-                nn.init.zeros_(zero)
+                nn.init.zeros_(zero)  # type: ignore[arg-type]
     head = cast("nn.Conv2d | nn.Linear", network.head[0])
     nn.init.kaiming_normal_(head.weight, nonlinearity="relu")
     nn.init.zeros_(head.bias)  # type: ignore[arg-type]

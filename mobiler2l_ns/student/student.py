@@ -85,7 +85,7 @@ class Student(nn.Module):
             points = contract(points)
         encoded = encode(points.flatten(-2), self.config.num_frequencies)
         if len(self.config.pitches) > 1:
-            if isinstance(pitch, float):
+            if not isinstance(pitch, Tensor):
                 pitch = torch.full_like(encoded[..., :1], pitch)
             encoded = torch.cat([encoded, pitch.log2().expand(views, height, width, 1)], dim=-1)
         return encoded.permute(0, 3, 1, 2)

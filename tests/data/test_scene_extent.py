@@ -34,10 +34,12 @@ def test_a_ball_is_found_where_it_is(poses):
     extent = SceneExtent()
     for pose in poses:
         extent.add(pose, VIEW, see_a_ball(pose))
-    centre, radius = extent.sphere()
+    sphere, planes = extent.sphere(), extent.planes()
+    assert sphere is not None and planes is not None
+    centre, radius = sphere
     torch.testing.assert_close(centre, CENTRE, atol=0.03, rtol=0)
     assert RADIUS < float(radius) < 1.1 * RADIUS
-    near, far = extent.planes()
+    near, far = planes
     assert 3.0 < near < 3.2 and 3.8 < far < 4.3  # the ball's front and its rim
 
 
