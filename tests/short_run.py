@@ -27,8 +27,11 @@ def load_script(name: str) -> ModuleType:
 def train(config) -> Path:
     """Run ns-train's own main function; returns the run's config.yml."""
     from nerfstudio.scripts.train import main
+    from nerfstudio.utils import writer
 
     main(config)
+    # nerfstudio would go on writing into this run's curves when the next one is trained.
+    writer.EVENT_WRITERS.clear()
     return config.get_base_dir() / "config.yml"
 
 
