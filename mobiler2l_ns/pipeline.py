@@ -125,6 +125,8 @@ class MobileR2LPipeline(VanillaPipeline):
             self._load_teacher(config.teacher_load_config, device, required=trains)
         self.datamanager.connect(self.model.student.config, self._render if trains else None)
         self._record_capture()
+        if trains and config.finetune_steps > 0:
+            self.datamanager.check_photos()
         if trains:
             self.model.student.compile_for(torch.device(device))
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import math
 import re
 import statistics
@@ -51,6 +50,8 @@ def recipe_config(name: str, network: str) -> Any:
     base, *changes = name.split("+")
     base, _, own = base.partition("@")
     network = own or network
+    if network not in NETWORKS:
+        raise SystemExit(f"{base} has no network {network}: give {', '.join(NETWORKS)}")
     method = getattr(methods, "mobiler2l" if base == "default" else f"mobiler2l_{base}", None)
     if method is None:
         raise SystemExit(f"There is no recipe {base}: give paper, default, tiny or fast")
@@ -64,7 +65,7 @@ def recipe_config(name: str, network: str) -> Any:
         *parents, field = path.split(".")
         part = config if parents[:1] == ["optimizers"] else config.pipeline
         for parent in parents:
-            part = part[parent] if isinstance(part, dict) else getattr(part, parent, None)
+            part = part.get(parent) if isinstance(part, dict) else getattr(part, parent, None)
         if not hasattr(part, field):
             raise SystemExit(f"{base} has no field {path}")
         try:
@@ -119,6 +120,7 @@ class Race:
         self.cache = arguments.cache
         self.cache.mkdir(parents=True, exist_ok=True)
         self.teacher_run: Path | None = None
+        self.teacher_score: tuple[float, float] | None = None  # PSNR and SSIM on the held-out photos
         if arguments.oracle:
             scene = self.cache / f"demo_{arguments.resolution}"
             _demo_scene().write_scene(scene, size=arguments.resolution, train=100, val=2, test=24)
@@ -147,9 +149,8 @@ class Race:
         config.vis, config.machine.device_type = "tensorboard", self.device
         config.viewer.quit_on_train_completion = True
         written = config.get_base_dir() / "config.yml"
-        if not list(
-            (written.parent / config.relative_model_dir).glob(f"step-{config.max_num_iterations - 1:09d}.ckpt")
-        ):
+        last = f"step-{config.max_num_iterations - 1:09d}.ckpt"
+        if not (written.parent / config.relative_model_dir / last).exists():
             began = time.perf_counter()
             main(config)
             print(f"Teacher trained in {time.perf_counter() - began:.0f} s")
@@ -197,16 +198,12 @@ class Race:
     def held_out(self, pipeline: Any) -> dict[str, list[tuple[Any, Tensor]]]:
         """Cameras and pictures to be judged on: fresh poses seen by the teacher, and the capture's test photos."""
         from mobiler2l_ns.data.photos import over_background
-        from mobiler2l_ns.teacher import render_teacher
+        from mobiler2l_ns.teacher import fingerprint, render_teacher
 
-        file = self.cache / f"held_out_{self.arguments.data.resolve().name}_{self.arguments.resolution}.pt"
+        teacher = pipeline.model.find_teacher()
         poses = pipeline.datamanager.sampler.sample(HELD_OUT_POSES, torch.Generator().manual_seed(12345))
         student = pipeline.model.student
         cameras = [student.training_camera(pose) for pose in poses]
-        if not file.exists():
-            teacher = pipeline.model.find_teacher()
-            torch.save([render_teacher(teacher, camera)["rgb"].cpu() for camera in cameras], file)
-        pictures = torch.load(file)
         outputs = pipeline.datamanager.dataparser.get_dataparser_outputs(split="test")
         dataset = pipeline.datamanager._sized_dataset(outputs)
         photos = [
@@ -216,26 +213,40 @@ class Race:
             )
             for i in range(0, len(dataset), math.ceil(len(dataset) / HELD_OUT_POSES))
         ]
+        name = f"{self.arguments.data.resolve().name}_{self.arguments.resolution}_{fingerprint(teacher)[:8]}"
+        file = self.cache / f"held_out_{name}_{HELD_OUT_POSES}.pt"
+        if not file.exists():
+            asked = [*cameras, *(camera for camera, _ in photos)]
+            torch.save([render_teacher(teacher, camera.to(self.device))["rgb"].cpu() for camera in asked], file)
+        pictures = torch.load(file)
+        by_teacher = pictures[len(cameras) :]
+        self.teacher_score = score([(a, b) for a, (_, b) in zip(by_teacher, photos, strict=True)])
+        pictures = pictures[: len(cameras)]
         return {"poses": list(zip(cameras, pictures, strict=True)), "photos": photos}
 
 
-def judge(student: Any, pairs: list[tuple[Any, Tensor]]) -> tuple[float, float]:
-    """Mean PSNR in dB and SSIM over cameras and their pictures."""
+def score(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Mean PSNR in dB and SSIM of pictures against those they should be."""
     from mobiler2l_ns.metrics import psnr, ssim
 
+    scores = [(float(psnr(a, b)), ssim(a, b)) for a, b in pairs]
+    return statistics.fmean(a for a, _ in scores), statistics.fmean(b for _, b in scores)
+
+
+def judge(student: Any, pairs: list[tuple[Any, Tensor]]) -> tuple[float, float]:
+    """Mean PSNR in dB and SSIM of the student over cameras and their pictures."""
     student.eval()
     with torch.no_grad():
         rendered = [student.render(camera).cpu() for camera, _ in pairs]
     student.train()
-    scores = [(float(psnr(a, b)), ssim(a, b)) for a, (_, b) in zip(rendered, pairs, strict=True)]
-    return statistics.fmean(a for a, _ in scores), statistics.fmean(b for _, b in scores)
+    return score([(a, b) for a, (_, b) in zip(rendered, pairs, strict=True)])
 
 
 def run(race: Race, name: str, seed: int) -> dict[str, Any]:
     """Train one recipe for the race's time and judge it along the way."""
     from nerfstudio.engine.optimizers import Optimizers
 
-    from mobiler2l_ns.phases import Phase, PhasePlan
+    from mobiler2l_ns.phases import PhasePlan
     from mobiler2l_ns.schedule import StudentScheduler
 
     torch.manual_seed(seed)
@@ -284,8 +295,7 @@ def run(race: Race, name: str, seed: int) -> dict[str, Any]:
                 }
             )
             print(f"  {name} seed {seed}: {elapsed:6.0f} s, {step} steps, {at_poses[0]:.2f} dB", flush=True)
-    assert pipeline.plan.at(0) is Phase.DISTIL
-    last = {key: value for key, value in curve[-1].items() if key not in ("steps",)}
+    last = {key: value for key, value in curve[-1].items() if key != "steps"}
     return {**last, "images_per_s": images / elapsed, "steps": step, "curve": curve}
 
 
@@ -312,14 +322,15 @@ def plot(results: dict[str, Any], file: Path, title: str) -> None:
     plt.close(figure)
 
 
-def write(results: dict[str, Any], title: str, arguments: argparse.Namespace) -> None:
+def write(results: dict[str, Any], title: str, race: Race) -> None:
     """The JSON file and the picture, as far as the race has come."""
-    if arguments.json:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in PATHS}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        partial = arguments.json.with_suffix(".part")
-        partial.write_text(json.dumps({"title": title, "settings": settings, "recipes": results}, indent=1) + "\n")
-        partial.replace(arguments.json)
+    from results_file import write_json
+
+    arguments = race.arguments
+    settings = {name: value for name, value in vars(arguments).items() if name not in PATHS}
+    assert race.teacher_score is not None
+    teacher = dict(zip(("psnr_photos", "ssim_photos"), race.teacher_score, strict=True))
+    write_json(arguments.json, {"title": title, "settings": settings, "teacher": teacher, "recipes": results})
     if arguments.png:
         plot(results, arguments.png, title)
 
@@ -353,7 +364,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for name in re.split(r",(?![^(]*\))", arguments.recipes):  # commas inside parentheses belong to a value
         results[name] = merge([run(race, name, seed) for seed in arguments.seeds])
-        write(results, title, arguments)
+        write(results, title, race)
     table = Table(title=title)
     for column in ("recipe", "PSNR", "SSIM", "PSNR photos", "SSIM photos", "images/s", "steps", "seconds"):
         table.add_column(column, justify="left" if column == "recipe" else "right")
@@ -369,6 +380,8 @@ def main() -> None:
             f"{result['steps']:.0f}",
             f"{result['seconds']:.0f}",
         )
+    assert race.teacher_score is not None
+    table.add_row("the teacher", "", "", f"{race.teacher_score[0]:.2f}", f"{race.teacher_score[1]:.3f}")
     Console().print(table)
     assert all(math.isfinite(result["psnr"]) for result in results.values())
 

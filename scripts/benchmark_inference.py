@@ -9,7 +9,6 @@ busy machine slows all alike; the median counts. The network of mobiler2l-paper 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -51,6 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     import onnxruntime
+    from results_file import write_json
     from rich.console import Console
     from rich.table import Table
 
@@ -98,9 +98,7 @@ def main() -> None:
             f"{parameters:.2f}",
         )
     Console().print(table)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(arguments.json, results)
 
 
 if __name__ == "__main__":

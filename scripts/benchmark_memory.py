@@ -66,6 +66,7 @@ def main() -> None:
         print(json.dumps(stream(arguments.one, arguments.size, arguments.budget_gib, arguments.device)))
         return
 
+    from results_file import write_json
     from rich.console import Console
     from rich.table import Table
 
@@ -84,9 +85,7 @@ def main() -> None:
     for result in results:
         table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in result.values()))
     Console().print(table)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(arguments.json, results)
 
 
 if __name__ == "__main__":

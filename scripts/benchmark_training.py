@@ -12,7 +12,6 @@ the mean over the stages of a run, all others are the full depth.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -105,6 +104,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result to this file")
     arguments = parser.parse_args()
 
+    from results_file import write_json
     from rich.console import Console
     from rich.table import Table
 
@@ -165,8 +165,7 @@ def main() -> None:
         result["speedup"] = plain / default
         name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
         result["settings"] = {"device": name, "size": size, "views": views, "peak_tflops": peak / 1e12}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(arguments.json, result)
 
 
 if __name__ == "__main__":

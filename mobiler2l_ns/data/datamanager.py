@@ -120,19 +120,22 @@ class MobileR2LDataManager(VanillaDataManager):
         held_out = list(range(min(step // 2, count - 1), count, step))
         return [index for index in range(count) if index not in held_out], held_out
 
-    def load_photos(self, background: Float[Tensor, "3"]) -> None:
-        """Bring the training photos to the student's geometry, at each of its pitches, once.
+    def check_photos(self) -> None:
+        """See that the photos can fine-tune the student, before anything is trained.
 
         Raises:
             UserError: if the student is to learn alpha and the photos have none.
         """
-        if self.photos:
-            return
         if self.student.alpha and photo_with_alpha(self.train_dataset, 0).shape[-1] != 4:
             raise UserError(
                 "A student with alpha is fine-tuned on photos with an alpha channel, these have none: "
                 "cut the object out, or set --pipeline.finetune-steps 0"
             )
+
+    def load_photos(self, background: Float[Tensor, "3"]) -> None:
+        """Bring the training photos to the student's geometry, at each of its pitches, once."""
+        if self.photos:
+            return
         over = None if self.student.alpha else background
         train, held_out = self.split_photos(len(self.train_dataset))
         for pitch in self.student.pitches:
@@ -227,7 +230,8 @@ class MobileR2LDataManager(VanillaDataManager):
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """A batch of the current phase: rays of photos (n,), or low-resolution rays (views, rows, columns) with the
-        pictures they stand for, ``image`` (views, H, W, 3) and where photos are among them ``mask`` (views, H, W)."""
+        pictures they stand for, ``image`` (views, H, W, channels), and where those do not fill their blocks ``mask``
+        (views, H, W)."""
         if self.phase is Phase.TEACHER:
             return super().next_train(step)
         count, pitch = self.config.views_per_batch, self._draw_pitch()

@@ -100,7 +100,8 @@ def describe(student: Student) -> dict[str, Any]:
         },
         "output": {
             "image": {
-                "layout": "RGBA, premultiplied: over a background b it gives rgb + (1 - alpha) * b"
+                "layout": "RGBA, premultiplied: over a background b it gives rgb + (1 - alpha) * b; "
+                "Core ML gives the colour as image and alpha as an image of its own"
                 if config.alpha
                 else "RGB",
                 "height": height,

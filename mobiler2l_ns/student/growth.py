@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mobiler2l_ns.errors import UserError
+
 
 @dataclass(frozen=True)
 class Growth:
@@ -18,6 +20,9 @@ class Growth:
         blocks: residual blocks of the full backbone.
         shares: shares of them, increasing, in the stages before the full one; none: all from the start.
         until: where each stage ends, in shares of distillation.
+
+    Raises:
+        UserError: if they do not make stages.
     """
 
     blocks: int
@@ -27,7 +32,10 @@ class Growth:
     def __post_init__(self) -> None:
         rising = all(list(values) == sorted(values) for values in (self.shares, self.until))
         if len(self.shares) != len(self.until) or not rising:
-            raise ValueError(f"growth {self.shares} until {self.until}: both must increase and be equally long")
+            raise UserError(
+                f"--pipeline.growth-shares {self.shares} and --pipeline.growth-until {self.until}: "
+                "both must increase and be equally long"
+            )
 
     def active(self, progress: float) -> int:
         """Blocks trained when ``progress`` (0..1) of distillation is done."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, cast
 
 import torch
@@ -185,7 +186,7 @@ class StudentNetwork(nn.Module):
         """Args: encoded rays, see ``encoding.encode``. Returns RGB or premultiplied RGBA in 0..1, ``stride`` times as
         high and wide."""
         features = deep = self.head(encoded)
-        for block in self.body[: self.active_blocks]:
+        for block in islice(self.body, self.active_blocks):
             deep = block(deep)
         return self.out(self.super_resolution(deep + features))
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from mobiler2l_ns.data.low_res_rays import camera_rays
 from mobiler2l_ns.data.student_view import StudentView
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.student.capture import Capture
 from mobiler2l_ns.student.encoding import (
     contract,
@@ -37,7 +38,11 @@ class Student(nn.Module):
     """
 
     def __init__(self, config: StudentConfig) -> None:
+        """Raises: UserError if the pitches do not begin with 1 and increase."""
         super().__init__()
+        pitches = list(config.pitches)
+        if pitches[:1] != [1.0] or pitches != sorted(set(pitches)):
+            raise UserError(f"--pipeline.model.pitches {config.pitches}: they must begin with 1 and increase")
         self.config = config
         self.capture = Capture()
         self.network = StudentNetwork(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

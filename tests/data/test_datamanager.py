@@ -140,11 +140,11 @@ def test_alpha_needs_photos_that_have_it(config, monkeypatch):
     expected = torch.cat([straight[..., :3] * straight[..., 3:], straight[..., 3:]], dim=-1)
     _, _, premultiplied, _ = datamanager.photos[1.0].take(torch.tensor([0]), "cpu")
     torch.testing.assert_close(premultiplied[0, :52, :52], expected, atol=0.5 / 255 + 1e-6, rtol=0)
-    datamanager.photos = {}
+    datamanager.check_photos()
     opaque = datamanager.train_dataset.get_numpy_image(0)[..., :3]
     monkeypatch.setattr(datamanager.train_dataset, "get_numpy_image", lambda _: opaque)
     with pytest.raises(UserError, match="photos with an alpha channel, these have none: cut the object out"):
-        datamanager.load_photos(torch.ones(3))
+        datamanager.check_photos()
 
 
 def test_a_cache_folder_keeps_the_pool_for_the_same_teacher(config, tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.student.growth import Growth
 from mobiler2l_ns.student.network import StudentConfig, StudentNetwork
 
@@ -25,7 +26,7 @@ def test_without_stages_all_blocks_are_there_from_the_start():
 
 @pytest.mark.parametrize(("shares", "until"), [((0.5,), ()), ((0.5, 0.2), (0.1, 0.2)), ((0.1, 0.2), (0.6, 0.3))])
 def test_stages_that_cannot_be_are_refused(shares, until):
-    with pytest.raises(ValueError, match="both must increase and be equally long"):
+    with pytest.raises(UserError, match="both must increase and be equally long"):
         Growth(5, shares, until)
 
 

@@ -8,6 +8,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import nn
 
 from mobiler2l_ns.data.low_res_rays import camera_rays
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.student.network import StudentConfig
 from mobiler2l_ns.student.student import Student
 
@@ -178,3 +179,9 @@ def test_a_compiled_student_learns_the_same():
     student.compile_for(torch.device("cpu"))
     torch.testing.assert_close(gradient(), expected, atol=1e-4, rtol=1e-3)
     assert student.eval().render(camera(33, 21, 50.0)).shape == (21, 33, 3)  # any size, without compiling it
+
+
+@pytest.mark.parametrize("pitches", [(), (2.0, 4.0), (1.0, 4.0, 2.0), (1.0, 1.0)])
+def test_pitches_that_cannot_be_are_refused(pitches):
+    with pytest.raises(UserError, match="must begin with 1 and increase"):
+        Student(replace(CONFIG, pitches=pitches))
