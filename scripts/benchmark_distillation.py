@@ -205,7 +205,7 @@ class Race:
         student = pipeline.model.student
         cameras = [student.training_camera(pose) for pose in poses]
         outputs = pipeline.datamanager.dataparser.get_dataparser_outputs(split="test")
-        dataset = pipeline.datamanager._sized_dataset(outputs)
+        dataset = pipeline.datamanager.sized(outputs)
         photos = [
             (
                 dataset.cameras[i : i + 1],

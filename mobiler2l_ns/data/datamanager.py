@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from mobiler2l_ns.data.low_res_rays import as_ray_bundle
-from mobiler2l_ns.data.photos import Photos, photo_with_alpha
+from mobiler2l_ns.data.photos import Photos, photo_with_alpha, sized_dataset
 from mobiler2l_ns.data.poses import PoseSamplerName, look_at_point, make_pose_sampler
 from mobiler2l_ns.data.pseudo_views import PseudoViewPool
 from mobiler2l_ns.data.scene_extent import SceneExtent
@@ -84,33 +84,15 @@ class MobileR2LDataManager(VanillaDataManager):
     # Photos
 
     def create_train_dataset(self) -> InputDataset:
-        return self._sized_dataset(self.train_dataparser_outputs)
+        return self.sized(self.train_dataparser_outputs)
 
     def create_eval_dataset(self) -> InputDataset:
-        return self._sized_dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
+        return self.sized(self.dataparser.get_dataparser_outputs(split=self.test_split))
 
-    def _sized_dataset(self, outputs: DataparserOutputs) -> InputDataset:
-        """A dataset whose longest side is at most ``max_image_size``, with intrinsics exact for the rounded sizes."""
-        if bool((outputs.cameras.camera_type != CameraType.PERSPECTIVE.value).any()):
-            raise UserError(
-                "mobiler2l needs perspective photos, this capture has other cameras: "
-                "undistort them first (ns-process-data with --camera-type perspective or pinhole)"
-            )
-        longest = int(torch.maximum(outputs.cameras.height, outputs.cameras.width).max())
-        limit = self.config.max_image_size
-        scale = self.config.camera_res_scale_factor * min(1.0, (limit / longest) if limit else 1.0)
-        dataset = self.dataset_type(dataparser_outputs=outputs, scale_factor=scale)
-        old, new = outputs.cameras, dataset.cameras
-        if scale != 1.0:
-            # nerfstudio scales the intrinsics by the factor but rounds the photo down: up to 1 % off at small sizes.
-            new.width = torch.floor(old.width.double() * scale).long()
-            new.height = torch.floor(old.height.double() * scale).long()
-        for focal, centre, size in (("fx", "cx", "width"), ("fy", "cy", "height")):
-            exact = getattr(new, size) / getattr(old, size)
-            # Blender data comes with a focal length in double precision, on which ns-render spiral fails.
-            setattr(new, focal, (getattr(old, focal) * exact).float())
-            setattr(new, centre, (getattr(old, centre) * exact).float())
-        return dataset
+    def sized(self, outputs: DataparserOutputs) -> InputDataset:
+        """A dataset whose photos are no larger than the student's pictures may be."""
+        config = self.config
+        return sized_dataset(outputs, config.max_image_size, config.camera_res_scale_factor, self.dataset_type)
 
     def split_photos(self, count: int) -> tuple[list[int], list[int]]:
         """Training photos for fine-tuning and those held out to judge it: every eighth, at least one, at most eight."""

@@ -45,6 +45,11 @@ class StudentView:
             height, width, self.fx * across, self.fy * down, self.cx * across, self.cy * down, self.stride
         )
 
+    def window(self, height: int, width: int) -> StudentView:
+        """A picture of another size with the same focal length and middle: it shows less, or more, of the scene."""
+        left, top = (self.width - width) / 2, (self.height - height) / 2
+        return StudentView(height, width, self.fx, self.fy, self.cx - left, self.cy - top, self.stride)
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of low-resolution rays."""

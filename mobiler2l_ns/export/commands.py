@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+from nerfstudio.utils.rich_utils import CONSOLE
 
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export.formats import FORMATS, Format
+from mobiler2l_ns.export.graph import Contract
+from mobiler2l_ns.export.held_out_photos import load_held_out_photos
 from mobiler2l_ns.export.load_student import load_student
-from mobiler2l_ns.export.package import export_package
+from mobiler2l_ns.export.package import Request, export_packages
+from mobiler2l_ns.export.proof import Reference
+from mobiler2l_ns.runs import read_run_config
 
 
 @dataclass
@@ -17,43 +25,77 @@ class _Export:
     load_config: Path
     """config.yml of a mobiler2l run."""
     output_dir: Path
-    """Folder for the package and its manifest.json."""
-    pitch: float = 1.0
-    """One of the pitches the student has learned: 2 writes a package that renders half the size."""
+    """Folder for the packages and their manifest.json."""
+    sizes: tuple[str, ...] = ()
+    """WIDTHxHEIGHT of the pictures, such as 800x800 400x400; none: the student's own. A student that has learned
+    several pitches shows all of its picture at their sizes; any other size is another field of view."""
+
+    def export(self, requests: list[Request]) -> None:
+        """Convert, prove, move in."""
+        student = load_student(self.load_config)
+        photos = load_held_out_photos(read_run_config(self.load_config), student)
+        export_packages(student, requests, self.output_dir, Reference(student, photos))
+
+    def parsed_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each of ``sizes``."""
+        matches = [(size, re.fullmatch(r"(\d+)x(\d+)", size)) for size in self.sizes]
+        wrong = [size for size, match in matches if match is None]
+        if wrong:
+            raise UserError(f"--sizes {' '.join(wrong)}: give WIDTHxHEIGHT, such as 800x600")
+        return tuple((int(match[2]), int(match[1])) for _, match in matches if match is not None)
+
+
+def _command(form: Format) -> type:
+    """The command of one format: what it can hold is what can be asked for."""
+    contracts = Literal[form.contracts]  # type: ignore[valid-type]
+    precisions = Literal[tuple(form.thresholds)]  # type: ignore[valid-type]
+    asked = "pose: a camera's pose and intrinsics go in; encoding: its encoded low-resolution rays do, which leaves "
+    asked += "the network alone to the device. Give both for two packages."
+
+    def main(self: Any) -> None:
+        """Convert, prove, move in."""
+        sizes = self.parsed_sizes()
+        self.export([Request(form.name, contract, self.precision, sizes) for contract in self.contracts])
+
+    fields: list[tuple[str, Any, Any]] = [
+        ("contracts", Annotated[tuple[contracts, ...], tyro.conf.arg(help=asked)], field(default=form.contracts[:1])),
+        ("precision", Annotated[precisions, tyro.conf.arg(help="Of the network's weights.")], form.precision),
+    ]
+    made = make_dataclass(f"Export_{form.name}", fields, bases=(_Export,), namespace={"main": main})
+    made.__doc__ = f"Write a mobiler2l student for {form.title}."
+    return made
 
 
 @dataclass
-class ExportCoreML(_Export):
-    """Write mobiler2l.mlpackage for iPhone, iPad and Mac: pose in, picture out."""
+class ExportAll(_Export):
+    """Write a mobiler2l student in every format that is installed here, with every contract it holds."""
 
-    precision: Literal["fp16", "fp32"] = "fp16"
-    """Of the network; rays and encoding are always float32."""
-
-    def main(self) -> None:
-        """Convert, prove, move in."""
-        export_package(load_student(self.load_config), "coreml", self.precision, self.output_dir, self.pitch)
-
-
-@dataclass
-class ExportONNX(_Export):
-    """Write mobiler2l.onnx for onnxruntime on any device: pose in, picture out."""
+    contracts: tuple[Contract, ...] = ("pose", "encoding")
+    """Which of the contracts, where a format holds them."""
 
     def main(self) -> None:
         """Convert, prove, move in."""
-        export_package(load_student(self.load_config), "onnx", "fp32", self.output_dir, self.pitch)
+        requests, sizes = [], self.parsed_sizes()
+        for form in FORMATS.values():
+            if missing := form.missing():
+                CONSOLE.print(f"[yellow]{form.name} is left out: {missing}")
+                continue
+            held = [contract for contract in self.contracts if contract in form.contracts]
+            requests += [Request(form.name, contract, sizes=sizes) for contract in held]
+        self.export(requests)
 
+
+_COMMANDS: dict[str, type] = {**{name: _command(form) for name, form in FORMATS.items()}, "all": ExportAll}
 
 NS_EXPORT_COMMANDS: dict[str, tuple[type, str]] = {
-    "mobiler2l-coreml": (ExportCoreML, "Export a mobiler2l student as a Core ML package."),
-    "mobiler2l-onnx": (ExportONNX, "Export a mobiler2l student as an ONNX file."),
+    f"mobiler2l-{name}": (command, command.__doc__ or "") for name, command in _COMMANDS.items()
 }
 """Subcommand of ns-export: (dataclass with ``main``, description)."""
 
 
 def entrypoint() -> None:
-    """``mobiler2l-export coreml|onnx``: the same commands without ns-export's mesh libraries."""
+    """``mobiler2l-export FORMAT|all``: the same commands without ns-export's mesh libraries."""
     # The plugin's hooks let torch read nerfstudio's checkpoints.
     import mobiler2l_ns.methods  # noqa: F401
 
-    commands = {name.removeprefix("mobiler2l-"): command for name, (command, _) in NS_EXPORT_COMMANDS.items()}
-    tyro.extras.subcommand_cli_from_dict(commands, description="Write packages of a mobiler2l student.").main()
+    tyro.extras.subcommand_cli_from_dict(_COMMANDS, description="Write packages of a mobiler2l student.").main()

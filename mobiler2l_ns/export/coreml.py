@@ -1,15 +1,17 @@
-"""Core ML: a torch graph to a `.mlpackage` (an ML program for iOS 16 / macOS 13 and later).
+"""Core ML: a student's graphs to a `.mlpackage`, an ML program for iOS 16 / macOS 13 and later (18 / 15 for several
+sizes in one package).
 
-The package takes float32 arrays and answers an 8-bit RGB image, and an 8-bit grey one for alpha. Three decisions, each
+The package takes arrays and answers an 8-bit RGB image, and an 8-bit grey one for alpha. Four decisions, most of them
 against a trap:
 
-- **The encoding stays in float32.** `sin(32 x)` of a half-precision point is off by 0.06 rad, so at `precision="fp16"`
-  only the network, from the head on, is computed in half precision. Which operation belongs where is read off the
-  graph (does a convolution or linear layer lie upstream of it?), never off its name. The inputs are declared float32;
-  left undeclared, coremltools would make them float16 for this deployment target.
+- **The encoding stays in float32.** `sin(32 x)` of a half-precision point is off by 0.06 rad, so where the encoding is
+  part of the graph only the network, from the head on, is computed in half precision. Which operation belongs where is
+  read off the graph (does a convolution or linear layer lie upstream of it?), never off its name. Input types are
+  declared; left undeclared, coremltools would make them all float16 for this deployment target.
 - **torch.export, not torch.jit.trace.** Both convert to the same operations, but the exported graph keeps torch's
   names, has its constants folded, and lets `1 / x` be rewritten as a division before coremltools sees it:
   its own `inverse` computes `1 / (x + 1e-4)`, which takes an fp32 package of a contracted scene from 141 to 84 dB.
+- **Small weights by coremltools.optimize**, of the layers only: constants of the encoding are not weights.
 - **Same module in, same bytes out.** What coremltools writes differs between two conversions in the random identifiers
   of Manifest.json and in a conversion date. Here the identifiers are derived from the content of the files they name,
   no date is written, and the specification is serialised with sorted maps. The weights file is deterministic already.
@@ -22,17 +24,19 @@ import contextlib
 import hashlib
 import json
 import logging
+import tempfile
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
+
+from mobiler2l_ns.export.graph import Graph
 
 OUTPUT, ALPHA = "image", "alpha"
 NAMESPACE = "com.github.apple.coremltools"  # where coremltools itself notes versions
@@ -49,131 +53,142 @@ class CoreMLError(RuntimeError):
     """The conversion did not give the package that was asked for."""
 
 
-@dataclass(frozen=True)
-class TensorInput:
-    """One float32 input of the graph.
-
-    The shape is fixed, as the Neural Engine likes it. The description is what Xcode shows: say axes, order and units.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    description: str
-
-
-POSE_INPUTS = (
-    TensorInput(
-        "camera_to_world",
-        (1, 3, 4),
-        "Camera pose, row-major [R|t], shape (1, 3, 4): right, up and backward axes of the camera (OpenGL: it looks "
-        "along -z) and its centre as columns, in the units of the training scene.",
-    ),
-    TensorInput(
-        "intrinsics",
-        (1, 4),
-        "Focal lengths and principal point fx, fy, cx, cy, shape (1, 4), in output pixels from the upper left corner.",
-    ),
-)
-"""Inputs of a graph that goes from a pose to an image."""
+Precision = Literal["fp32", "fp16", "int8", "palette6", "palette4"]
+LAYERS = ("conv", "conv_transpose", "linear")
+"""Operations that are layers, with weights."""
 
 
 def convert(
-    graph: nn.Module,
-    height: int,
-    width: int,
+    graphs: Mapping[str, Graph],
     path: Path,
-    *,
-    precision: Literal["fp16", "fp32"],
+    precision: Precision,
     metadata: Mapping[str, str],
+    *,
     author: str = "",
     license: str = "",
     description: str = "",
     version: str = "",
-    inputs: Sequence[TensorInput] = POSE_INPUTS,
-    image_description: str = "",
-    alpha: bool = False,
 ) -> None:
-    """Convert a graph and save it.
+    """Convert graphs and save them as one package.
 
     Args:
-        graph: in eval mode, on the CPU; `inputs` as float32 tensors, in order -> rgb (1, 3, H, W) float32, 0..1, or
-            with `alpha` premultiplied rgba (1, 4, H, W).
-        height, width: H and W, output pixels; checked.
+        graphs: function name -> graph, in eval mode, on the CPU; one graph is called "main". Several become functions
+            of one package and share their weights.
         path: the `.mlpackage` folder to create, in a folder that exists; must not exist itself.
-        precision: of the network; the encoding, upstream of its first layer, is always fp32.
+        precision: fp32 and fp16: of the network, the encoding before it is always fp32; int8 (one scale a channel),
+            palette6 and palette4 (64 or 16 values a layer): of the stored weights, computed with in fp16.
         metadata: user-defined; the versions of torch and coremltools are added.
         author, license, version: of the model.
         description: of the model, one or two sentences, shown by Xcode.
-        inputs: what the graph takes, should it not start at a pose.
-        image_description: of the output; a default says its size.
-        alpha: whether there is a second output, `alpha`; Core ML has no image of four channels.
 
     Raises:
         FileExistsError: `path` exists.
-        CoreMLError: the graph is not as above, or what was saved is not as promised (and is left for inspection).
+        CoreMLError: a graph is not as above, or what was saved is not as promised (and is left for inspection).
     """
     if path.suffix != ".mlpackage":
         raise CoreMLError(f"a Core ML package's name ends in .mlpackage, {path.name} does not")
     if path.exists():
         raise FileExistsError(f"{path} exists")
-    if graph.training:
+    if any(graph.training for graph in graphs.values()):
         raise CoreMLError("the graph is in training mode: call .eval() first")
 
-    with quiet():
+    with quiet(), tempfile.TemporaryDirectory() as folder:
         import coremltools as ct
-        import numpy as np
 
-        network_in_half = ct.transform.FP16ComputePrecision(op_selector=_in_network)
-        ct.convert(
-            _export(graph, inputs, alpha),
-            inputs=[ct.TensorType(name=i.name, shape=i.shape, dtype=np.float32) for i in inputs],
-            outputs=[ct.ImageType(name=OUTPUT, color_layout=ct.colorlayout.RGB)]
-            + [ct.ImageType(name=ALPHA, color_layout=ct.colorlayout.GRAYSCALE)] * alpha,
-            convert_to="mlprogram",
-            minimum_deployment_target=ct.target.iOS16,
-            compute_precision=network_in_half if precision == "fp16" else ct.precision.FLOAT32,
-            package_dir=str(path),
-            skip_model_load=True,  # on macOS, do not compile what is not run here
-        )
+        several = len(graphs) > 1
+        parts = {name: Path(folder) / f"{i}.mlpackage" if several else path for i, name in enumerate(graphs)}
+        for name, graph in graphs.items():
+            target = ct.target.iOS18 if several else ct.target.iOS16  # which know functions, and image outputs
+            _compressed(_convert(graph, precision, target), precision).save(str(parts[name]))
+        if several:
+            functions = ct.utils.MultiFunctionDescriptor()
+            for name, part in parts.items():
+                functions.add_function(str(part), "main", name)
+            functions.default_function_name = next(iter(graphs))
+            ct.utils.save_multifunction(functions, str(path))
         # From here on it is the saved file that counts: read it back, check it, describe it.
         spec_file, spec = _read_spec(path)
-        _check(spec, path.name, height, width, inputs)
+        described = {f.name: f for f in spec.description.functions} if several else {"main": spec.description}
+        for name, graph in graphs.items():
+            _check(spec.mlProgram.functions[name], described[name], path.name, graph, precision)
+            _describe(described[name], graph)
         about = spec.description.metadata
         about.author, about.license, about.versionString, about.shortDescription = author, license, version, description
         versions = {f"{NAMESPACE}.version": ct.__version__, f"{NAMESPACE}.source": f"torch=={torch.__version__}"}
+        for key in list(about.userDefined):  # conversion dates and the like
+            del about.userDefined[key]
         about.userDefined.update({**metadata, **versions})
-        for saved, wanted in zip(spec.description.input, inputs, strict=True):
-            saved.shortDescription = wanted.description
-        colours = "RGB, premultiplied by alpha" if alpha else "RGB"
-        described = [image_description or f"The rendered image, {colours}, {width} x {height} pixels.", "Its alpha."]
-        for image, text in zip(spec.description.output, described, strict=False):
-            image.shortDescription = text
         spec_file.write_bytes(spec.SerializeToString(deterministic=True))
         _fix_identifiers(path)
         for part in path.rglob("*"):  # coremltools leaves some readable by their owner only
             part.chmod(0o755 if part.is_dir() else 0o644)
 
 
+def _convert(graph: Graph, precision: Precision, target: Any) -> Any:
+    import coremltools as ct
+    import numpy as np
+
+    half = precision != "fp32"
+    # With the encoding outside, nothing needs float32: the input itself is half, and no cast is left in the graph.
+    encoded = np.float16 if half and graph.contract == "encoding" else np.float32
+    return ct.convert(
+        _export(graph),
+        inputs=[ct.TensorType(name=i.name, shape=i.shape, dtype=encoded) for i in graph.inputs],
+        outputs=[ct.ImageType(name=OUTPUT, color_layout=ct.colorlayout.RGB)]
+        + [ct.ImageType(name=ALPHA, color_layout=ct.colorlayout.GRAYSCALE)] * graph.alpha,
+        convert_to="mlprogram",
+        minimum_deployment_target=target,
+        compute_precision=_network_in_half(graph.contract) if half else ct.precision.FLOAT32,
+        skip_model_load=True,  # on macOS, do not compile what is not run here
+    )
+
+
+def _network_in_half(contract: str) -> Any:
+    import coremltools as ct
+
+    return ct.transform.FP16ComputePrecision(op_selector=_in_network) if contract == "pose" else ct.precision.FLOAT16
+
+
+def _compressed(model: Any, precision: Precision) -> Any:
+    """Weights of the layers in fewer bits."""
+    if precision in ("fp32", "fp16"):
+        return model
+    from coremltools.optimize import coreml as optimize
+
+    if precision == "int8":
+        how: Any = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", granularity="per_channel")
+        compress = optimize.linear_quantize_weights
+    else:
+        how = optimize.OpPalettizerConfig(mode="kmeans", nbits=int(precision.removeprefix("palette")))
+        compress = optimize.palettize_weights
+    return compress(model, optimize.OptimizationConfig(op_type_configs=dict.fromkeys(LAYERS, how)))
+
+
+def input_dtype(graph: Graph, precision: str) -> Literal["float32", "float16"]:
+    """What the package wants its inputs in."""
+    return "float16" if graph.contract == "encoding" and precision != "fp32" else "float32"
+
+
 class _Scaled(nn.Module):
     """An image output holds 0..255."""
 
-    def __init__(self, graph: nn.Module, alpha: bool) -> None:
+    def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.wrapped = graph  # not "graph": torch.fx has an attribute of that name
-        self.alpha = alpha
+        self.alpha = graph.alpha
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         picture = self.wrapped(*inputs) * 255.0
         return tuple(picture.split([3, 1], dim=1)) if self.alpha else picture
 
 
-def _export(graph: nn.Module, inputs: Sequence[TensorInput], alpha: bool) -> torch.export.ExportedProgram:
+def _export(graph: Graph) -> torch.export.ExportedProgram:
     # Torch's own decompositions are left out: coremltools knows gelu and its like as they are.
     aten: Any = torch.ops.aten
     table: dict[Any, Any] = {aten.reciprocal.default: lambda x: torch.full((), 1.0, dtype=x.dtype) / x}
     with torch.no_grad():
-        program = torch.export.export(_Scaled(graph, alpha).eval(), tuple(torch.ones(i.shape) for i in inputs))
-        return program.run_decompositions(table)
+        examples = tuple(torch.ones(i.shape) for i in graph.inputs)
+        return torch.export.export(_Scaled(graph).eval(), examples).run_decompositions(table)
 
 
 def _in_network(op: Any) -> bool:
@@ -186,7 +201,7 @@ def _in_network(op: Any) -> bool:
         current = stack.pop()
         if current is None or current in seen:  # None: what a function input comes from
             continue
-        if current.op_type in ("conv", "conv_transpose", "linear"):
+        if current.op_type in LAYERS:
             return True
         seen.add(current)
         for value in current.inputs.values():
@@ -205,22 +220,33 @@ def _read_spec(path: Path) -> tuple[Path, Any]:
     return file, spec
 
 
-def _check(spec: Any, name: str, height: int, width: int, inputs: Sequence[TensorInput]) -> None:
-    """Hold a specification against what `convert` promises."""
-    main = spec.mlProgram.functions["main"]
-    ops = Counter(op.type for op in main.block_specializations[main.opset].operations)
+def _check(function: Any, described: Any, name: str, graph: Graph, precision: Precision) -> None:
+    """Hold what was saved against what `convert` promises."""
+    ops = Counter(op.type for op in function.block_specializations[function.opset].operations)
     for prefix, advice in FORBIDDEN_OPS.items():
         found = [f"{n} x {op}" for op, n in ops.items() if op.startswith(prefix)]
         if found:
             raise CoreMLError(f"{name} contains {', '.join(found)}: {advice}")
 
-    image = spec.description.output[0].type.imageType
-    if (image.height, image.width) != (height, width):
-        raise CoreMLError(f"{name} renders {image.width} x {image.height} pixels, not {width} x {height}")
-    for saved, wanted in zip(spec.description.input, inputs, strict=True):
+    image = described.output[0].type.imageType
+    if (image.height, image.width) != (graph.height, graph.width):
+        raise CoreMLError(f"{name} renders {image.width} x {image.height} pixels, not {graph.width} x {graph.height}")
+    dtype = input_dtype(graph, precision)
+    for saved, wanted in zip(described.input, graph.inputs, strict=True):
         array = saved.type.multiArrayType
-        if (saved.name, tuple(array.shape), array.dataType) != (wanted.name, wanted.shape, array.FLOAT32):
-            raise CoreMLError(f"{name}: input {wanted.name} was not saved as float32 of shape {wanted.shape}")
+        kind = {array.FLOAT32: "float32", array.FLOAT16: "float16"}.get(array.dataType)
+        if (saved.name, tuple(array.shape), kind) != (wanted.name, wanted.shape, dtype):
+            raise CoreMLError(f"{name}: input {wanted.name} was not saved as {dtype} of shape {wanted.shape}")
+
+
+def _describe(described: Any, graph: Graph) -> None:
+    """What Xcode shows of inputs and outputs."""
+    for saved, wanted in zip(described.input, graph.inputs, strict=True):
+        saved.shortDescription = wanted.description
+    colours = "RGB, premultiplied by alpha" if graph.alpha else "RGB"
+    texts = [f"The rendered image, {colours}, {graph.width} x {graph.height} pixels.", "Its alpha."]
+    for image, text in zip(described.output, texts, strict=False):
+        image.shortDescription = text
 
 
 def _fix_identifiers(path: Path) -> None:

@@ -1,15 +1,18 @@
-"""What is exported: one graph from a camera's pose to its picture, batch norms folded into the convolutions."""
+"""What is exported, batch norms folded into the convolutions: a graph from a camera's pose to its picture, and the
+network alone, from encoded rays to the picture."""
 
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
+from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.student.encoding import SHORTEST_CHORD
 from mobiler2l_ns.student.network import PointwiseLinear, ResidualBlock, StudentNetwork
 from mobiler2l_ns.student.student import Student
@@ -42,11 +45,46 @@ def fold_batch_norms(network: StudentNetwork) -> StudentNetwork:
     return network.requires_grad_(False)
 
 
+Contract = Literal["pose", "encoding"]
+"""What a package is asked with: a camera's pose and intrinsics, or the encoded low-resolution rays."""
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """One input of a graph, of a fixed shape, as phones' accelerators like it."""
+
+    name: str
+    shape: tuple[int, ...]
+    description: str
+    """Axes, order and units, for people."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """What a client gives; the graph itself is traced in float32 unless it says otherwise."""
+
+
+POSE_INPUTS = (
+    GraphInput(
+        "camera_to_world",
+        (1, 3, 4),
+        "Camera pose, row-major [R|t], shape (1, 3, 4): right, up and backward axes of the camera (OpenGL: it looks "
+        "along -z) and its centre as columns, in the units of the training scene.",
+    ),
+    GraphInput(
+        "intrinsics",
+        (1, 4),
+        "Focal lengths and principal point fx, fy, cx, cy, shape (1, 4), in output pixels from the upper left corner; "
+        "keep the focal lengths the student was trained for.",
+    ),
+)
+"""Inputs of a graph that goes from a pose to an image."""
+
+
 class PoseToImage(nn.Module):
     """Camera in, picture out: low-resolution rays, sampling, encoding and the folded network in one graph.
 
     It is written with the operations that phone runtimes share: no indexing (which becomes ``gather``), no branches.
     """
+
+    contract: Contract = "pose"
 
     u: Tensor
     v: Tensor
@@ -56,10 +94,12 @@ class PoseToImage(nn.Module):
     radius: Tensor
     log_pitch: Tensor
 
-    def __init__(self, student: Student, pitch: float = 1.0) -> None:
-        """Args: the student, and the size of a ray's cell: the graph renders the picture at 1 / ``pitch`` its size."""
+    def __init__(self, student: Student, view: StudentView | None = None, pitch: float = 1.0) -> None:
+        """Args: the student, the pictures it is to render (its own if not given), and the size of their rays' cells in
+        units of the full picture's."""
         super().__init__()
-        config, view = student.config, student.view(pitch)
+        config, view = student.config, view or student.view(pitch)
+        self.inputs = POSE_INPUTS
         self.height, self.width = view.height, view.width
         self.rows, self.columns = view.grid
         self.contracted, self.in_sphere = student.is_contracted(), student.in_sphere()
@@ -109,3 +149,40 @@ class PoseToImage(nn.Module):
         """
         picture = self.network(self.encode(camera_to_world, intrinsics))
         return picture.narrow(2, 0, self.height).narrow(3, 0, self.width)
+
+
+class EncodingToImage(nn.Module):
+    """The network alone: the client computes rays and encoding, and everything here may be in half precision.
+
+    Args:
+        student, view, pitch: as for ``PoseToImage``.
+    """
+
+    contract: Contract = "encoding"
+
+    def __init__(self, student: Student, view: StudentView | None = None, pitch: float = 1.0) -> None:
+        super().__init__()
+        view = view or student.view(pitch)
+        self.height, self.width, self.alpha = view.height, view.width, student.config.alpha
+        channels = student.config.input_channels
+        self.inputs = (
+            GraphInput(
+                "encoding",
+                (1, channels, *view.grid),
+                f"Encoded low-resolution rays, shape (1, {channels}, rows, columns); manifest.json says how they are "
+                "computed.",
+            ),
+        )
+        self.network = fold_batch_norms(student.network)
+
+    def forward(self, encoding: Float[Tensor, "1 channels rows columns"]) -> Float[Tensor, "1 colours height width"]:
+        """RGB in 0..1, or RGBA with the colour premultiplied, of rays as ``PoseToImage.encode`` gives them."""
+        return self.network(encoding).narrow(2, 0, self.height).narrow(3, 0, self.width)
+
+
+Graph = PoseToImage | EncodingToImage
+
+
+def graph_of(student: Student, contract: Contract, view: StudentView | None = None, pitch: float = 1.0) -> Graph:
+    """The graph of a contract, in evaluation mode."""
+    return (PoseToImage if contract == "pose" else EncodingToImage)(student, view, pitch).eval()

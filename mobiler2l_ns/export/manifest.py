@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mobiler2l_ns.data.student_view import StudentView
+from mobiler2l_ns.export.proof import Proof
 from mobiler2l_ns.student.encoding import SHORTEST_CHORD
 from mobiler2l_ns.student.network import StudentConfig
 from mobiler2l_ns.student.student import Student
@@ -28,29 +31,49 @@ class PackageFile:
     """One package in the export folder."""
 
     format: str
-    """coreml or onnx."""
+    """See ``formats.FORMATS``."""
     path: str
     """File or folder beside the manifest."""
     contract: str
-    """What goes in and comes out."""
+    """pose: camera_to_world and intrinsics in; encoding: the encoded low-resolution rays in."""
     precision: str
-    """Precision of the network's weights and activations; rays and encoding are always float32."""
-    pitch: float
-    """Size of a ray's cell, in units of the full picture's."""
-    height: int
-    """Rows of its pictures."""
-    width: int
-    """Columns of its pictures."""
-    intrinsics: dict[str, float]
-    """Focal length and usual principal point of its pictures, in their pixels."""
+    """Of the network's weights; rays and encoding, where they are part of the package, are float32."""
     bytes: int
     """Size of the file, or of all files in the folder."""
-    sha256: dict[str, str]
-    """Digest of each file."""
     psnr_student: float
-    """PSNR in dB to the PyTorch student on held-out cameras."""
+    """PSNR in dB to the PyTorch student on held-out cameras, the least of all sizes."""
+    psnr_photos: float | None
+    """PSNR in dB to the held-out photos, in the first size; None without photos."""
+    ms: float | None
+    """Milliseconds of a frame of the first size where it was proven; None if that runtime says nothing about time."""
     run_by: str
     """Runtime that gave the compared pictures."""
+    inputs: dict[str, str]
+    """Name of each input -> its dtype; shapes are in ``views``."""
+    output: str
+    """What the package gives."""
+    views: list[dict[str, Any]]
+    """The sizes it renders, see ``describe_view``."""
+    sha256: dict[str, str]
+    """Digest of each file."""
+
+
+def describe_view(function: str, view: StudentView, pitch: float, proof: Proof, timed: bool) -> dict[str, Any]:
+    """One size of a package: the function of the package that renders it ("main" if it has but one), rows and columns
+    of low-resolution rays, the intrinsics it expects in its own pixels, and what its proof measured."""
+    rows, columns = view.grid
+    return {
+        "function": function,
+        "pitch": pitch,
+        "height": view.height,
+        "width": view.width,
+        "rows": rows,
+        "columns": columns,
+        "intrinsics": dict(zip(("fx", "fy", "cx", "cy"), view.intrinsics, strict=True)),
+        "psnr_student": round(proof.psnr, 2),
+        "psnr_photos": None if proof.psnr_photos is None else round(proof.psnr_photos, 3),
+        "ms": round(proof.ms, 1) if timed else None,
+    }
 
 
 def digests(package: Path) -> tuple[int, dict[str, str]]:
@@ -81,33 +104,31 @@ def describe(student: Student) -> dict[str, Any]:
     fx, fy, cx, cy = _numbers(capture.intrinsics)
     near, far = _numbers(capture.depth_range)
     return {
-        "format_version": 1,
+        "format_version": 2,
         "generator": "mobiler2l-ns",
         "student_sha256": student_digest(student),
-        "inputs": {
-            "camera_to_world": {
-                "shape": [1, 3, 4],
-                "dtype": "float32",
-                "layout": "rows of a camera-to-world matrix in the world frame of the run; OpenGL camera axes: "
-                "x right, y up, the camera looks along -z",
+        "contracts": {
+            "pose": {
+                "camera_to_world": {
+                    "shape": [1, 3, 4],
+                    "layout": "rows of a camera-to-world matrix in the world frame of the run; OpenGL camera axes: "
+                    "x right, y up, the camera looks along -z",
+                },
+                "intrinsics": {
+                    "shape": [1, 4],
+                    "layout": "fx, fy, cx, cy in output pixels, origin at the top left corner of the picture; keep the "
+                    "focal length of the view: the student knows rays of that spacing only",
+                },
             },
-            "intrinsics": {
-                "shape": [1, 4],
-                "dtype": "float32",
-                "layout": "fx, fy, cx, cy in output pixels, origin at the top left corner of the picture; keep the "
-                "focal length below: the student knows rays of that spacing only",
+            "encoding": {
+                "encoding": {
+                    "shape": [1, config.input_channels, "rows", "columns"],
+                    "layout": "the encoded points of each low-resolution ray, computed in float32: see rays, points, "
+                    "contraction and encoding",
+                }
             },
         },
-        "output": {
-            "image": {
-                "layout": "RGBA, premultiplied: over a background b it gives rgb + (1 - alpha) * b; "
-                "Core ML gives the colour as image and alpha as an image of its own"
-                if config.alpha
-                else "RGB",
-                "height": height,
-                "width": width,
-            }
-        },
+        "output": "RGBA, premultiplied: over a background b it gives rgb + (1 - alpha) * b" if config.alpha else "RGB",
         "size": {"height": height, "width": width},
         "stride": config.stride,
         "focal": {"fx": fx, "fy": fy},
@@ -149,16 +170,23 @@ def describe(student: Student) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, student: Student, file: PackageFile) -> Path:
-    """Write the manifest of a folder, keeping the entries of other packages of the same student."""
+def write(folder: Path, student: Student, files: Sequence[PackageFile], psnr_photos: float | None) -> Path:
+    """Write the manifest of a folder, keeping the entries of other packages of the same student.
+
+    Args:
+        folder: the export folder.
+        student: whose packages they are.
+        files: the new ones.
+        psnr_photos: of the PyTorch student, in dB to the held-out photos.
+    """
     path = folder / NAME
-    manifest = describe(student)
-    files = []
+    manifest = {**describe(student), "psnr_photos": None if psnr_photos is None else round(psnr_photos, 3)}
+    entries = {file.path: asdict(file) for file in files}
     if path.exists():
         previous = json.loads(path.read_text(encoding="utf8"))
-        if previous.get("student_sha256") == manifest["student_sha256"]:
-            files = [entry for entry in previous["files"] if entry["path"] != file.path]
-    manifest["files"] = sorted([*files, asdict(file)], key=lambda entry: entry["path"])
+        if all(previous.get(key) == manifest[key] for key in ("student_sha256", "format_version")):
+            entries = {entry["path"]: entry for entry in previous["files"]} | entries
+    manifest["files"] = [entries[name] for name in sorted(entries)]
     partial = path.with_name(f"{NAME}.{os.getpid()}.part")
     partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf8")
     partial.replace(path)

@@ -34,7 +34,7 @@ class MILError(RuntimeError):
 
 
 class MILProgram:
-    """The main function of a saved `.mlpackage`.
+    """A function of a saved `.mlpackage`.
 
     Example:
         program = MILProgram.load(Path("lego.mlpackage"))
@@ -47,8 +47,8 @@ class MILProgram:
         self._operations = [op for op in function.operations if op.op_type != "const"]
 
     @classmethod
-    def load(cls, path: Path) -> MILProgram:
-        """Read a `.mlpackage` folder that holds an ML program with fixed input shapes."""
+    def load(cls, path: Path, function: str = "main") -> MILProgram:
+        """Read a function of a `.mlpackage` folder that holds an ML program with fixed input shapes."""
         with quiet():
             from coremltools.converters.mil.frontend.milproto.load import load
             from coremltools.models.utils import load_spec
@@ -56,8 +56,9 @@ class MILProgram:
         spec: Any = load_spec(str(path))
         weights = Path(path) / "Data" / "com.apple.CoreML" / "weights"
         program = load(spec, spec.specificationVersion, str(weights))
-        images = frozenset(o.name for o in spec.description.output if o.type.WhichOneof("Type") == "imageType")
-        return cls(program.functions["main"], images)
+        described = next((f for f in spec.description.functions if f.name == function), spec.description)
+        images = frozenset(o.name for o in described.output if o.type.WhichOneof("Type") == "imageType")
+        return cls(program.functions[function], images)
 
     def ops(self) -> Counter[str]:
         """How often each operation occurs, constants aside."""
@@ -98,20 +99,23 @@ class MILProgram:
         return {v.name: _value(v, values).numpy() for v in self._function.outputs}
 
 
-def open_package(path: Path) -> Callable[[Mapping[str, NDArray[Any] | Tensor]], dict[str, NDArray[Any]]]:
+def open_package(
+    path: Path, function: str = "main"
+) -> Callable[[Mapping[str, NDArray[Any] | Tensor]], dict[str, NDArray[Any]]]:
     """Open a package with Core ML itself on macOS, with `MILProgram` elsewhere.
 
     The macOS branch has never been run by its authors, who had no Mac.
 
     Args:
         path: a saved `.mlpackage` folder.
+        function: which of the package's functions.
 
     Returns:
         A function from one float array per input, of its shape, to name -> array. Image outputs are (3, H, W) float32,
         0..255; on macOS whole numbers, having been bytes.
     """
     if sys.platform != "darwin":
-        program = MILProgram.load(path)
+        program = MILProgram.load(path, function)
 
         def evaluate(inputs: Mapping[str, NDArray[Any] | Tensor]) -> dict[str, NDArray[Any]]:
             outputs = program.run(inputs)
@@ -121,10 +125,10 @@ def open_package(path: Path) -> Callable[[Mapping[str, NDArray[Any] | Tensor]], 
 
     import coremltools as ct
 
-    model = ct.models.MLModel(str(path))
+    model = ct.models.MLModel(str(path), function_name=None if function == "main" else function)
 
     def predict(inputs: Mapping[str, NDArray[Any] | Tensor]) -> dict[str, NDArray[Any]]:
-        outputs = model.predict({name: np.asarray(value, dtype=np.float32) for name, value in inputs.items()})
+        outputs = model.predict({name: np.asarray(value) for name, value in inputs.items()})
         return {
             name: image_to_array(v) if np.asarray(v).dtype == np.uint8 else np.asarray(v) for name, v in outputs.items()
         }

@@ -1,62 +1,157 @@
-"""The student as one ONNX file: standard operators, encoding in the graph, float32."""
+"""The student as one ONNX file of standard operators.
+
+Precisions, all of the network (rays and encoding are float32 wherever they are part of the graph):
+
+- fp32;
+- fp16: computed in half precision, in and out of the layers;
+- int8: weights stored as bytes with one scale a channel and expanded by DequantizeLinear; computed in float32.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from mobiler2l_ns.export.graph import PoseToImage
+from mobiler2l_ns.export.graph import Graph
 
 OPSET = 17
+Precision = Literal["fp32", "fp16", "int8"]
+WEIGHTED = {"Conv": 0, "ConvTranspose": 1}
+"""Operators with weights, and the axis of the weight that counts output channels."""
 
 
-def convert(graph: PoseToImage, path: Path, metadata: dict[str, str]) -> None:
-    """Write ``graph`` to ``path``; inputs ``camera_to_world`` (1, 3, 4) and ``intrinsics`` (1, 4), output ``image``
-    (1, 3, height, width), RGB in 0..1, or (1, 4, height, width) premultiplied RGBA.
+def convert(graph: Graph, path: Path, precision: Precision, metadata: Mapping[str, str]) -> None:
+    """Write a graph to a file: its inputs, in order, give ``image`` (1, 3, height, width), RGB in 0..1 as float32, or
+    (1, 4, height, width) premultiplied RGBA. Where the input is the encoding and the precision fp16, it is float16.
 
     Args:
         graph: the student.
         path: the file, overwritten.
+        precision: see above.
         metadata: stored in the file's metadata_props.
     """
     import onnx
 
-    example = (torch.eye(4)[None, :3], torch.tensor([[100.0, 100.0, graph.width / 2, graph.height / 2]]))
-    with warnings.catch_warnings():
-        # The TorchScript exporter writes the plain opset 17 that runtimes of any age read; torch announces its end.
+    model = traced(in_half(graph) if precision == "fp16" else graph, graph, OPSET, precision)
+    if precision == "int8":
+        _store_weights_as_bytes(model)
+    write(model, path, metadata)
+    foreign = {node.domain for node in onnx.load(str(path)).graph.node} - {"", "ai.onnx"}
+    assert not foreign, f"operators of {foreign} are not standard ONNX"
+
+
+def input_dtype(graph: Graph, precision: str) -> Literal["float32", "float16"]:
+    """What the file wants its inputs in."""
+    return "float16" if graph.contract == "encoding" and precision == "fp16" else "float32"
+
+
+def traced(module: nn.Module, graph: Graph, opset: int, precision: str, **options: Any) -> Any:
+    """The ONNX model of a module that takes the inputs of ``graph``."""
+    import io
+
+    import onnx
+
+    buffer = io.BytesIO()
+    dtype = getattr(torch, input_dtype(graph, precision))
+    # Fractions, so that nothing is divided by zero while tracing.
+    examples = tuple(torch.full(i.shape, 0.5, dtype=dtype) for i in graph.inputs)
+    with warnings.catch_warnings(), torch.no_grad():
+        # The TorchScript exporter writes the plain operator sets that runtimes of any age read; torch announces its
+        # end.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            graph,
-            example,
-            str(path),
-            input_names=["camera_to_world", "intrinsics"],
+            module,
+            examples,
+            buffer,  # type: ignore[arg-type]
+            input_names=[i.name for i in graph.inputs],
             output_names=["image"],
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=False,
+            **options,
         )
-    model = onnx.load(str(path))
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def write(model: Any, path: Path, metadata: Mapping[str, str], check: Any = None) -> None:
+    """Write a model, the same bytes for the same model, and check it, or what stands for it where it has operators of
+    its own."""
+    import onnx
+
     for key, value in sorted(metadata.items()):
         model.metadata_props.add(key=key, value=value)
     model.producer_name, model.producer_version = "mobiler2l-ns", ""
-    onnx.checker.check_model(model, full_check=True)
-    foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
-    assert not foreign, f"operators of {foreign} are not standard ONNX"
+    onnx.checker.check_model(model if check is None else check, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-class OnnxRunner:
-    """Runs an exported file with onnxruntime on the CPU."""
+class _Half(nn.Module):
+    """A network computed in half precision between float32 neighbours."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = deepcopy(network).half()
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        return self.network(encoded.half()).float()
+
+
+def in_half(graph: Graph) -> nn.Module:
+    """A copy of a graph whose network computes in half precision."""
+    halved = deepcopy(graph)
+    halved.network = _Half(graph.network)
+    return halved
+
+
+def _store_weights_as_bytes(model: Any) -> None:
+    """Replace each layer's float weights by int8 ones, a scale for each output channel, and a DequantizeLinear."""
+    from onnx import helper, numpy_helper
+
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    # The exporter stores equal weights once, under the first one's name.
+    same = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Identity"}
+    layers = [node for node in model.graph.node if node.op_type in WEIGHTED]
+    expanded = []
+    for name, axis in {same.get(node.input[1], node.input[1]): WEIGHTED[node.op_type] for node in layers}.items():
+        values, scales = quantised(numpy_helper.to_array(initializers[name]), axis)
+        model.graph.initializer.remove(initializers[name])
+        model.graph.initializer.extend(
+            [numpy_helper.from_array(values, f"{name}_int8"), numpy_helper.from_array(scales, f"{name}_scale")]
+        )
+        parts = [f"{name}_int8", f"{name}_scale"]
+        expanded.append(helper.make_node("DequantizeLinear", parts, [name], f"{name}_expanded", axis=axis))
+    nodes = [*expanded, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def quantised(weights: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Weights as symmetric int8 with one scale for each index of ``axis``: weights = int8 * scale."""
+    others = tuple(i for i in range(weights.ndim) if i != axis)
+    largest = np.abs(weights).max(axis=others, keepdims=True)
+    scales = np.where(largest > 0, largest / 127.0, 1.0).astype(np.float32)
+    return np.round(weights / scales).astype(np.int8), scales.reshape(-1)
+
+
+class OnnxRunner:
+    """Runs a file with onnxruntime on the CPU."""
+
+    def __init__(self, model: Path | bytes) -> None:
         import onnxruntime
 
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        source = model if isinstance(model, bytes) else str(model)
+        self.session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        halves = "tensor(float16)"
+        self.dtypes = {i.name: np.float16 if i.type == halves else np.float32 for i in self.session.get_inputs()}
 
-    def __call__(self, camera_to_world: Tensor, intrinsics: Tensor) -> Tensor:
-        """(1, 3, 4) and (1, 4) in; picture (channels, height, width) in 0..1 out."""
-        inputs = {"camera_to_world": camera_to_world.numpy(), "intrinsics": intrinsics.numpy()}
-        return torch.from_numpy(np.asarray(self.session.run(["image"], inputs)[0])[0])
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """One array for each input; picture (channels, height, width) in 0..1 out."""
+        given = {name: np.asarray(value, dtype=self.dtypes[name]) for name, value in inputs.items()}
+        return np.asarray(self.session.run(["image"], given)[0], dtype=np.float32)[0]

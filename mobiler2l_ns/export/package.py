@@ -1,172 +1,173 @@
-"""From a student to a proven package in its place: convert beside the folder, prove, then move in."""
+"""From a student to proven packages in their place: convert beside the folder, prove, then move in."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Tensor
 
 from mobiler2l_ns import __version__
+from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import manifest
-from mobiler2l_ns.export.graph import PoseToImage
-from mobiler2l_ns.export.proof import Proof, Runner, prove
+from mobiler2l_ns.export.formats import FORMATS, Format
+from mobiler2l_ns.export.graph import Contract, Graph, graph_of
+from mobiler2l_ns.export.proof import Reference, prove
+from mobiler2l_ns.export.table import print_table
 from mobiler2l_ns.student.student import Student
 
-CONTRACT = "camera_to_world, intrinsics -> image"
-DESCRIPTION = "MobileR2L neural light field: a camera's pose in, its picture out."
-AUTHOR = "Distilled with mobiler2l-ns"
-LICENSE = "Follows from the rights in the captured photos; the code that made it is Apache-2.0"
+CONTRACTS = {"pose": "camera_to_world, intrinsics -> image", "encoding": "encoding -> image"}
 
 
 @dataclass(frozen=True)
-class Format:
-    """How one kind of package is written and run. ``convert`` writes the graph to a path with the precision and
-    metadata; ``run`` opens it in the runtime that proves it."""
+class Request:
+    """One package that is asked for."""
 
+    format: str
+    contract: Contract = "pose"
+    precision: str = ""
+    """None given: the format's own."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """(height, width) of its pictures; none: the student's own."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file to write: a request with one size, or with all of them where the format holds functions."""
+
+    form: Format
+    contract: Contract
+    precision: str
+    views: dict[str, tuple[StudentView, float]]
+    """Function -> what it renders, and the pitch of its rays."""
     name: str
-    file: str
-    run_by: str
-    thresholds: dict[str, float]
-    """Least PSNR in dB to the student, for each precision on offer."""
-    convert: Callable[[PoseToImage, Path, str, dict[str, str]], None]
-    run: Callable[[Path], Runner]
 
 
-def _convert_onnx(graph: PoseToImage, path: Path, precision: str, metadata: dict[str, str]) -> None:
-    from mobiler2l_ns.export import onnx
+def view_of(student: Student, height: int, width: int) -> tuple[StudentView, float]:
+    """How a student renders pictures of a size: at a pitch it has learned, where the size is that pitch's; otherwise
+    at its own focal length, so that another size is another field of view.
 
-    assert precision == "fp32"
-    onnx.convert(graph, path, metadata)
+    Returns:
+        The view, and the pitch of its rays.
+    """
+    for pitch in student.config.pitches:
+        view = student.view(pitch)
+        if (view.height, view.width) == (height, width):
+            return view, pitch
+    return student.view().window(height, width), 1.0
 
 
-def _run_onnx(path: Path) -> Runner:
-    from mobiler2l_ns.export.onnx import OnnxRunner
+def _jobs(student: Student, request: Request) -> list[_Job]:
+    form = FORMATS[request.format]
+    missing = form.missing()
+    if missing:
+        raise UserError(f"{form.name} packages need more: {missing}")
+    if request.contract not in form.contracts:
+        raise UserError(f"{form.name} packages hold {', '.join(form.contracts)}, not {request.contract}")
+    precision = request.precision or form.precision
+    if precision not in form.thresholds:
+        raise UserError(f"{form.name} packages come in {', '.join(form.thresholds)}, not {precision}")
+    own = student.view()
+    sizes = request.sizes or ((own.height, own.width),)
+    if len(set(sizes)) < len(sizes) or any(min(size) < 1 for size in sizes):
+        raise UserError(f"--sizes {' '.join(f'{w}x{h}' for h, w in sizes)}: each must be there once and not empty")
+    views = {f"size_{width}x{height}": view_of(student, height, width) for height, width in sizes}
+    whole = {"main": next(iter(views.values()))} if len(views) == 1 else views
+    groups = [whole] if form.holds_functions else [{"main": view} for view in views.values()]
+    jobs = []
+    for group in groups:
+        parts = ["mobiler2l"]
+        parts += [request.contract] * (request.contract != "pose")
+        parts += [precision] * (precision != form.precision)
+        if sizes != ((own.height, own.width),):
+            parts += [f"{view.width}x{view.height}" for view, _ in group.values()]
+        jobs.append(_Job(form, request.contract, precision, group, "-".join(parts) + form.suffix))
+    return jobs
 
-    return OnnxRunner(path)
 
-
-def _convert_coreml(graph: PoseToImage, path: Path, precision: str, metadata: dict[str, str]) -> None:
-    from mobiler2l_ns.export import coreml
-
-    coreml.convert(
-        graph,
-        graph.height,
-        graph.width,
-        path,
-        precision="fp32" if precision == "fp32" else "fp16",
-        metadata=metadata,
-        author=AUTHOR,
-        license=LICENSE,
-        description=DESCRIPTION,
-        version=__version__,
-        alpha=graph.alpha,
+def _write(student: Student, job: _Job, reference: Reference, work: Path) -> manifest.PackageFile:
+    """Convert and prove one file in the work folder."""
+    graphs: dict[str, Graph] = {
+        name: graph_of(student, job.contract, view, pitch) for name, (view, pitch) in job.views.items()
+    }
+    metadata = {
+        "generator": f"mobiler2l-ns {__version__}",
+        "contract": CONTRACTS[job.contract],
+        "manifest": manifest.NAME,
+        "student_sha256": manifest.student_digest(student),
+    }
+    package = work / job.name
+    with CONSOLE.status(f"Converting to {job.name}"):
+        job.form.convert(graphs, package, job.precision, metadata)
+    least = job.form.thresholds[job.precision]
+    proofs, views = [], []
+    for name, (view, pitch) in job.views.items():
+        runner = job.form.open(package, name)
+        proof = prove(reference, runner, job.contract, view, least, f"The {job.form.name} package", pitch)
+        proofs.append(proof)
+        views.append(manifest.describe_view(name, view, pitch, proof, job.form.timed))
+    size, sha256 = manifest.digests(package)
+    first = next(iter(graphs.values()))
+    dtype = job.form.input_dtype(first, job.precision)
+    return manifest.PackageFile(
+        format=job.form.name,
+        path=job.name,
+        contract=job.contract,
+        precision=job.precision,
+        bytes=size,
+        psnr_student=min(view["psnr_student"] for view in views),
+        psnr_photos=views[0]["psnr_photos"],
+        ms=views[0]["ms"],
+        run_by=job.form.run_by,
+        inputs={value.name: dtype for value in first.inputs},
+        output=job.form.output,
+        views=views,
+        sha256=sha256,
     )
 
 
-def _run_coreml(path: Path) -> Runner:
-    from mobiler2l_ns.export import coreml
-    from mobiler2l_ns.export.mil_evaluator import open_package
-
-    package = open_package(path)
-
-    def run(camera_to_world: Tensor, intrinsics: Tensor) -> Tensor:
-        inputs = {"camera_to_world": camera_to_world.numpy(), "intrinsics": intrinsics.numpy()}
-        outputs = package(inputs)
-        planes = [torch.from_numpy(outputs[name]) for name in (coreml.OUTPUT, coreml.ALPHA) if name in outputs]
-        return torch.cat(planes) / 255.0
-
-    return run
-
-
-FORMATS = {
-    "coreml": Format(
-        "coreml",
-        "mobiler2l.mlpackage",
-        "Core ML on macOS, elsewhere an evaluation of the saved program",
-        # Core ML itself answers in bytes, which alone differ from the student's colours by 59 dB.
-        {"fp16": 55.0, "fp32": 80.0} if sys.platform != "darwin" else {"fp16": 50.0, "fp32": 50.0},
-        _convert_coreml,
-        _run_coreml,
-    ),
-    "onnx": Format("onnx", "mobiler2l.onnx", "onnxruntime", {"fp32": 80.0}, _convert_onnx, _run_onnx),
-}
-"""Every format there is."""
-
-
 def _move_in(source: Path, target: Path, trash: Path) -> None:
-    if target.exists():
+    if target.is_dir():  # a folder cannot be replaced in one step
         target.rename(trash / target.name)
-    source.rename(target)
+    source.replace(target)
 
 
-def export_package(student: Student, format_name: str, precision: str, output_dir: Path, pitch: float = 1.0) -> Proof:
-    """Write one package and its manifest into ``output_dir``, or nothing.
+def export_packages(
+    student: Student, requests: Sequence[Request], output_dir: Path, reference: Reference | None = None
+) -> list[manifest.PackageFile]:
+    """Write packages and their manifest into ``output_dir``, all of them or nothing, and print a table.
 
-    The package is written and proven in a folder beside it; what stood there before is replaced at the very end.
+    They are written and proven in a folder beside it; what stood there before is replaced at the very end.
 
     Args:
         student: in evaluation mode.
-        format_name, precision: see ``FORMATS``.
+        requests: the packages.
         output_dir: made if it is not there.
-        pitch: one that the student has learned; the package renders pictures of 1 / ``pitch`` the size.
+        reference: with the photos to compare with; without one, packages are compared with the student alone.
 
     Raises:
-        UserError: if the package does not give the student's pictures, or the folder cannot be written.
+        UserError: if a package does not give the student's pictures, something asked for is not on offer or not
+            installed, or the folder cannot be written.
     """
-    form, view = FORMATS[format_name], student.view(pitch)
-    if pitch not in student.config.pitches:
-        learned = " ".join(f"{value:g}" for value in student.config.pitches)
-        raise UserError(f"This student has not learned pitch {pitch:g}, only {learned}: see --pipeline.model.pitches")
-    name = Path(form.file)
-    if pitch != 1.0:
-        name = name.with_stem(f"{name.stem}_{view.width}x{view.height}")
-    began = time.perf_counter()
+    jobs = [job for request in requests for job in _jobs(student, request)]
+    reference = reference or Reference(student)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=output_dir))
     except OSError as error:
         raise UserError(f"{output_dir} cannot be written: {error}") from None
     try:
-        metadata = {
-            "generator": f"mobiler2l-ns {__version__}",
-            "contract": CONTRACT,
-            "manifest": manifest.NAME,
-            "student_sha256": manifest.student_digest(student),
-        }
-        package = work / name
-        with CONSOLE.status(f"Converting to {form.name}"):
-            form.convert(PoseToImage(student, pitch).eval(), package, precision, metadata)
-        proof = prove(student, form.run(package), form.thresholds[precision], f"The {form.name} package", pitch)
-        size, sha256 = manifest.digests(package)
-        _move_in(package, output_dir / name, work)
-        entry = manifest.PackageFile(
-            form.name,
-            name.name,
-            CONTRACT,
-            precision,
-            pitch,
-            view.height,
-            view.width,
-            dict(zip(("fx", "fy", "cx", "cy"), view.intrinsics, strict=True)),
-            size,
-            sha256,
-            round(proof.psnr, 2),
-            form.run_by,
-        )
-        manifest.write(output_dir, student, entry)
+        trash = work / "replaced"
+        trash.mkdir()
+        files = [_write(student, job, reference, work) for job in jobs]
+        for file in files:
+            _move_in(work / file.path, output_dir / file.path, trash)
+        manifest.write(output_dir, student, files, reference.psnr_photos())
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    CONSOLE.print(
-        f"[bold green]{output_dir / name}[/]  {size / 1e6:.2f} MB {precision}, {proof.psnr:.1f} dB to the "
-        f"student over {proof.cameras} held-out cameras ({form.run_by}), {time.perf_counter() - began:.0f} s"
-    )
-    return proof
+    print_table(output_dir, files, reference.psnr_photos())
+    return files

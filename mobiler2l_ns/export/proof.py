@@ -3,57 +3,141 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
+from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export.formats import Runner
+from mobiler2l_ns.export.graph import Contract, PoseToImage
+from mobiler2l_ns.export.held_out_photos import HeldOutPhoto
 from mobiler2l_ns.student.student import Student
 
-Runner = Callable[[Tensor, Tensor], Tensor]
-"""Camera-to-world (1, 3, 4) and intrinsics (1, 4) to a picture (3, height, width) in 0..1."""
+MOST = 200.0
+"""PSNR in dB that equal pictures count as."""
 
 
 @dataclass
 class Proof:
-    """How near a package is to the student."""
+    """How near a package is to the student, and to the photos."""
 
     psnr: float
-    """PSNR in dB between the package and the PyTorch student over all proof cameras; equal pictures count as 200 dB."""
+    """PSNR in dB between the package and the PyTorch student over all held-out cameras."""
+    psnr_photos: float | None
+    """Mean PSNR in dB between the package and the held-out photos; None without photos."""
+    ms: float
+    """Median milliseconds of a frame after the first."""
     cameras: int
     """Held-out cameras compared."""
 
 
-def prove(student: Student, run: Runner, threshold: float, what: str, pitch: float = 1.0) -> Proof:
+@dataclass
+class Reference:
+    """The student's own pictures on the cameras held out of training, and the photos taken there.
+
+    Args:
+        student: in evaluation mode.
+        photos: one for each of the student's proof poses, None where there is none; no list: no photos at all.
+    """
+
+    student: Student
+    photos: Sequence[HeldOutPhoto | None] = ()
+    _pictures: dict[StudentView, list[Tensor]] = field(default_factory=dict)
+
+    def pictures(self, view: StudentView) -> list[Float[Tensor, "channels h w"]]:
+        """The student's picture at each proof pose, rendered once."""
+        if view not in self._pictures:
+            fx, fy, cx, cy = view.intrinsics
+            poses = self.student.capture.proof_poses
+            rendered = []
+            with torch.no_grad():
+                for pose in track(poses, "Rendering the student", console=CONSOLE, transient=True):
+                    camera = Cameras(pose[None].cpu(), fx, fy, cx, cy, view.width, view.height)
+                    rendered.append(self.student.render(camera).permute(2, 0, 1).cpu())
+            self._pictures[view] = rendered
+        return self._pictures[view]
+
+    def psnr_to_photo(self, index: int, picture: Float[Tensor, "channels h w"], view: StudentView) -> float | None:
+        """PSNR in dB of a picture to the photo of a proof pose, RGBA over white; None without that photo."""
+        photo = self.photos[index] if self.photos else None
+        if photo is None:
+            return None
+        expected, mask = photo.at(view, self.student.view())
+        if expected.shape[0] == 4:
+            expected, picture = (rgba[:3] + 1.0 - rgba[3:] for rgba in (expected, picture))
+        squared = ((picture.double() - expected.double()).square() * mask).sum() / (3 * mask.sum().clamp(min=1.0))
+        return _decibel(float(squared))
+
+    def psnr_photos(self) -> float | None:
+        """Mean PSNR in dB of the student itself to the held-out photos."""
+        view = self.student.view()
+        return _mean([self.psnr_to_photo(i, picture, view) for i, picture in enumerate(self.pictures(view))])
+
+
+def prove(
+    reference: Reference,
+    run: Runner,
+    contract: Contract,
+    view: StudentView,
+    threshold: float,
+    what: str,
+    pitch: float = 1.0,
+) -> Proof:
     """Compare a package with the student on the cameras held out of training.
 
     Args:
-        student: the PyTorch student.
+        reference: the PyTorch student's pictures.
         run: the package in a runtime.
+        contract: what it is asked with.
+        view: what it renders.
         threshold: least PSNR in dB.
         what: names the package in messages.
-        pitch: of the package.
+        pitch: of its rays.
 
     Raises:
         UserError: if the package falls short.
     """
-    student.eval()
-    poses = student.capture.proof_poses
-    intrinsics = torch.tensor([student.view(pitch).intrinsics])
-    squared, count = 0.0, 0
-    for pose in track(poses, f"Proving {what}", console=CONSOLE, transient=True):
-        with torch.no_grad():
-            expected = student.render(student.training_camera(pose, pitch)).permute(2, 0, 1).cpu().double()
-        got = run(pose[None].cpu(), intrinsics).double()
-        if got.shape != expected.shape:
-            raise UserError(f"{what} gives pictures of shape {tuple(got.shape)}, the student {tuple(expected.shape)}")
-        squared += float(((got - expected) ** 2).sum())
-        count += expected.numel()
-    psnr = min(200.0, -10.0 * math.log10(max(squared / count, 1e-20)))
+    expected = reference.pictures(view)
+    encoder = PoseToImage(reference.student, view, pitch).eval()
+    intrinsics = torch.tensor([view.intrinsics])
+    squared, count, photos, seconds = 0.0, 0, [], []
+    poses = reference.student.capture.proof_poses.cpu()
+    for index, pose in enumerate(track(poses, f"Proving {what}", console=CONSOLE, transient=True)):
+        if contract == "pose":
+            inputs = {"camera_to_world": pose[None].numpy(), "intrinsics": intrinsics.numpy()}
+        else:
+            with torch.no_grad():
+                inputs = {"encoding": encoder.encode(pose[None], intrinsics).numpy()}
+        began = time.perf_counter()
+        answer = run(inputs)
+        seconds.append(time.perf_counter() - began)
+        got = torch.from_numpy(answer)
+        if got.shape != expected[index].shape:
+            raise UserError(
+                f"{what} gives pictures of shape {tuple(got.shape)}, the student {tuple(expected[index].shape)}"
+            )
+        squared += float((got.double() - expected[index].double()).square().sum())
+        count += got.numel()
+        photos.append(reference.psnr_to_photo(index, got, view))
+    psnr = _decibel(squared / count)
     if math.isnan(squared) or psnr < threshold:
         raise UserError(f"{what} is not the student: {psnr:.1f} dB between them, at least {threshold:.0f} dB needed")
-    return Proof(psnr, len(poses))
+    return Proof(psnr, _mean(photos), 1000.0 * statistics.median(seconds[1:] or seconds), len(poses))
+
+
+def _decibel(squared: float) -> float:
+    return min(MOST, -10.0 * math.log10(max(squared, 1e-20)))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None

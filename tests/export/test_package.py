@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,18 @@ from torch import nn
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import manifest, package
-from mobiler2l_ns.export.graph import PoseToImage, fold_batch_norms
+from mobiler2l_ns.export.formats import FORMATS
+from mobiler2l_ns.export.graph import EncodingToImage, PoseToImage, fold_batch_norms, graph_of
 from mobiler2l_ns.export.load_student import load_student
-from mobiler2l_ns.export.package import export_package
+from mobiler2l_ns.export.package import Request, export_packages, view_of
 from mobiler2l_ns.student.network import StudentConfig
 from mobiler2l_ns.student.student import Student
 
 
-def make_student(sphere=False, **config) -> Student:
+def make_student(sphere=False, width_of_body=24, **config) -> Student:
     """A small student whose batch norms have seen something."""
     torch.manual_seed(0)
-    student = Student(StudentConfig(width=24, num_blocks=2, sr_channels=(16, 8, 8), **config))
+    student = Student(StudentConfig(width=width_of_body, num_blocks=2, sr_channels=(16, 8, 8), **config))
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None and module.running_var is not None
@@ -47,6 +49,12 @@ def make_student(sphere=False, **config) -> Student:
         scene_radius=torch.tensor(1.3 if sphere else 0.0),
     )
     return student.eval().requires_grad_(False)
+
+
+def export(student, format_name, folder, **asked):
+    """Write one package; returns its entry of the manifest."""
+    (file,) = export_packages(student, [Request(format_name, **asked)], folder)
+    return file
 
 
 VARIANTS = {
@@ -75,7 +83,8 @@ def test_the_graph_is_the_student(name):
 @pytest.mark.parametrize("pitch", [1.0, 1.5, 2.0])
 def test_the_graph_of_a_pitch_is_the_student_at_that_size(pitch):
     student = make_student(pitches=(1.0, 1.5, 2.0))
-    graph, view, pose = PoseToImage(student, pitch).eval(), student.view(pitch), student.capture.start_pose
+    view, pose = student.view(pitch), student.capture.start_pose
+    graph = PoseToImage(student, view, pitch).eval()
     got = graph(pose[None], torch.tensor([view.intrinsics]))[0]
     assert got.shape == (3, round(44 / pitch), round(60 / pitch))
     expected = student.render(student.training_camera(pose, pitch)).permute(2, 0, 1)
@@ -92,12 +101,65 @@ def test_folding_changes_nothing_but_the_parameter_count(layer):
     assert sum(p.numel() for p in folded.parameters()) == sum(p.numel() for p in student.parameters()) - norms
 
 
+def test_the_network_alone_takes_what_the_whole_graph_encodes():
+    student = make_student(pitches=(1.0, 2.0), sphere=True)
+    pose, intrinsics = student.capture.start_pose[None], student.capture.intrinsics[None]
+    whole, alone = (graph_of(student, contract) for contract in ("pose", "encoding"))
+    assert isinstance(whole, PoseToImage) and isinstance(alone, EncodingToImage)
+    encoded = whole.encode(pose, intrinsics)
+    assert tuple(encoded.shape) == alone.inputs[0].shape == (1, 313, 6, 8)
+    torch.testing.assert_close(alone(encoded), whole(pose, intrinsics), atol=1e-6, rtol=0)
+
+
+def test_a_size_is_a_pitch_that_was_learned_or_another_field_of_view():
+    student = make_student(pitches=(1.0, 2.0))
+    assert view_of(student, 44, 60) == (student.view(), 1.0)
+    assert view_of(student, 22, 30) == (student.view(2.0), 2.0)
+    window, pitch = view_of(student, 60, 30)
+    assert pitch == 1.0 and (window.fx, window.fy) == (70.0, 72.0)
+    assert (window.cx, window.cy) == (31.0 - 15.0, 20.0 + 8.0)
+    # What both show looks the same: the cells of the window's rays lie a whole number of pixels apart here.
+    pose = student.capture.start_pose[None]
+    full = PoseToImage(student).eval()(pose, student.capture.intrinsics[None])
+    narrow, _ = view_of(student, 44, 28)
+    part = PoseToImage(student, narrow).eval()(pose, torch.tensor([narrow.intrinsics]))
+    torch.testing.assert_close(part[..., :, 8:-8], full[..., :, 24:-24], atol=2e-5, rtol=0)
+
+
+ALWAYS = [name for name, form in FORMATS.items() if not form.extra]
+"""Formats that every installation can write."""
+PRECISIONS = [(name, precision) for name in ALWAYS for precision in FORMATS[name].thresholds]
+
+
+@pytest.mark.parametrize("contract", ["pose", "encoding"])
+@pytest.mark.parametrize(("format_name", "precision"), PRECISIONS)
+def test_every_format_at_every_precision_gives_the_students_pictures(format_name, precision, contract, tmp_path):
+    student = make_student(alpha=format_name != "snapml")
+    file = export(student, format_name, tmp_path, precision=precision, contract=contract)
+    form = FORMATS[format_name]
+    assert file.psnr_student >= form.thresholds[precision]
+    assert file.run_by == form.run_by and (file.ms is not None) == form.timed
+    assert (tmp_path / file.path).exists() and file.bytes > 10_000
+    assert ("encoding" in file.path) == (contract == "encoding")
+    assert (precision in file.path) == (precision != form.precision)
+
+
+@pytest.mark.parametrize("format_name", ALWAYS)
+def test_fewer_bits_make_smaller_packages(format_name, tmp_path):
+    thresholds = FORMATS[format_name].thresholds
+    student = make_student(width_of_body=64)
+    sizes = {name: export(student, format_name, tmp_path, precision=name).bytes for name in thresholds}
+    bits = {"fp32": 32, "fp16": 16, "int8": 8, "palette6": 6, "palette4": 4}
+    ordered = sorted(sizes, key=lambda name: -bits[name])
+    assert [sizes[name] for name in ordered] == sorted(sizes.values(), reverse=True)
+    assert len(list(tmp_path.iterdir())) == len(sizes) + 1
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_onnx_gives_the_students_pictures(name, tmp_path):
     import onnx
 
-    proof = export_package(make_student(**VARIANTS[name]), "onnx", "fp32", tmp_path)
-    assert proof.psnr >= 80 and proof.cameras == 8
+    assert export(make_student(**VARIANTS[name]), "onnx", tmp_path).psnr_student >= 80
     model = onnx.load(str(tmp_path / "mobiler2l.onnx"))
     assert model.opset_import[0].version >= 17 and {node.domain for node in model.graph.node} == {""}
     operators = {node.op_type for node in model.graph.node}
@@ -105,19 +167,84 @@ def test_onnx_gives_the_students_pictures(name, tmp_path):
     assert {entry.key for entry in model.metadata_props} >= {"generator", "contract", "student_sha256"}
 
 
-@pytest.mark.parametrize("name", ["paper", "alpha, several pitches"])
-def test_coreml_gives_the_students_pictures(name, tmp_path):
-    student = make_student(**VARIANTS[name])
-    proof = export_package(student, "coreml", "fp16", tmp_path)
-    assert proof.psnr >= 55
-    described = json.loads((tmp_path / "manifest.json").read_text())
-    assert described["files"][0]["precision"] == "fp16"
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_snapml_writes_lens_studios_own_gelu_and_nothing_newer_than_opset_11(activation, tmp_path):
+    import onnx
+
+    export(make_student(activation=activation), "snapml", tmp_path, contract="encoding")
+    model = onnx.load(str(tmp_path / "mobiler2l-encoding.snapml.onnx"))
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 11)]
+    operators = [node.op_type for node in model.graph.node]
+    assert "Erf" not in operators and not model.functions
+    assert operators.count("GeluSnap") == (9 if activation == "gelu" else 0)
+
+
+def test_onnx_keeps_the_encoding_in_float32_at_fp16(tmp_path):
+    import onnx
+
+    export(make_student(), "onnx", tmp_path, precision="fp16")
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(tmp_path / "mobiler2l-fp16.onnx")))
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    kinds = {
+        node.op_type: {types[node.output[0]]} for node in model.graph.node if node.op_type in ("Sin", "Cos", "Conv")
+    }
+    assert kinds == {
+        "Sin": {onnx.TensorProto.FLOAT},
+        "Cos": {onnx.TensorProto.FLOAT},
+        "Conv": {onnx.TensorProto.FLOAT16},
+    }
+
+
+def test_core_ml_computes_the_network_alone_in_half_precision_throughout(tmp_path):
+    from mobiler2l_ns.export.mil_evaluator import MILProgram
+
+    export(make_student(), "coreml", tmp_path, contract="encoding")
+    program = MILProgram.load(tmp_path / "mobiler2l-encoding.mlpackage")
+    assert "cast" not in program.ops()
+    assert all(program.dtypes(op) == {"fp16"} for op in program.ops())
+
+
+def test_core_ml_holds_several_sizes_and_their_weights_once(tmp_path):
+    student = make_student(pitches=(1.0, 2.0), sphere=True, width_of_body=96)
+    sizes = ((44, 60), (22, 30), (44, 28))
+    (both,) = export_packages(student, [Request("coreml", sizes=sizes)], tmp_path)
+    assert [view["function"] for view in both.views] == ["size_60x44", "size_30x22", "size_28x44"]
+    assert [view["pitch"] for view in both.views] == [1.0, 2.0, 1.0]
+    assert min(view["psnr_student"] for view in both.views) == both.psnr_student >= 55
+    alone = export(student, "coreml", tmp_path)
+    weights = [tmp_path / file.path / "Data/com.apple.CoreML/weights/weight.bin" for file in (both, alone)]
+    larger, smaller = (path.stat().st_size for path in weights)
+    assert larger < 1.3 * smaller
+
+
+def test_onnx_has_a_file_for_each_size(tmp_path):
+    files = export_packages(make_student(), [Request("onnx", sizes=((44, 60), (24, 24)))], tmp_path)
+    assert [file.path for file in files] == ["mobiler2l-60x44.onnx", "mobiler2l-24x24.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request("onnx", precision="palette4"), "onnx packages come in fp32, fp16, int8, not palette4"),
+        (Request("onnx", sizes=((8, 8), (8, 8))), "--sizes 8x8 8x8: each must be there once"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_one_clear_line(request_, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        export_packages(make_student(), [request_], tmp_path)
+
+
+def test_a_format_whose_extra_is_not_installed_says_what_to_install(tmp_path, monkeypatch):
+    form = replace(FORMATS["onnx"], extra="onnx-extra", needs=("no_such_module",))
+    monkeypatch.setitem(FORMATS, "onnx", form)
+    with pytest.raises(UserError, match=r"pip install 'mobiler2l-ns\[onnx-extra\]'.*no_such_module"):
+        export(make_student(), "onnx", tmp_path)
 
 
 def test_the_manifest_says_all_a_client_needs(tmp_path):
     student = make_student()
-    export_package(student, "onnx", "fp32", tmp_path)
-    export_package(student, "coreml", "fp32", tmp_path)
+    export(student, "onnx", tmp_path)
+    export(student, "coreml", tmp_path, precision="fp32")
     described = json.loads((tmp_path / "manifest.json").read_text())
     assert [entry["format"] for entry in described["files"]] == ["coreml", "onnx"]
     assert described["size"] == {"height": 44, "width": 60} and described["stride"] == 8
@@ -127,16 +254,18 @@ def test_the_manifest_says_all_a_client_needs(tmp_path):
     assert np.shape(described["start_pose"]) == (3, 4) and np.shape(described["world"]["transform"]) == (3, 4)
     assert set(described["pose_range"]) >= {"look_at", "distance", "elevation_degrees", "azimuth_degrees"}
     for entry in described["files"]:
+        assert set(entry) >= {"format", "path", "contract", "precision", "bytes", "psnr_student", "psnr_photos", "ms"}
+        assert set(entry["views"][0]) >= {"function", "pitch", "height", "width", "rows", "columns", "intrinsics"}
         size, sha256 = manifest.digests(tmp_path / entry["path"])
         assert (entry["bytes"], entry["sha256"]) == (size, sha256)
 
 
-def test_exporting_twice_gives_the_same_bytes(tmp_path):
-    student = make_student()
-    for name in ("first", "second"):
-        export_package(student, "onnx", "fp32", tmp_path / name)
-    first, second = (tmp_path / name / "mobiler2l.onnx" for name in ("first", "second"))
-    assert first.read_bytes() == second.read_bytes()
+@pytest.mark.parametrize(("format_name", "precision"), PRECISIONS)
+def test_exporting_twice_gives_the_same_bytes(format_name, precision, tmp_path):
+    student = make_student(pitches=(1.0, 2.0))
+    request = Request(format_name, precision=precision, sizes=((44, 60), (22, 30)))
+    first, second = (export_packages(student, [request], tmp_path / name) for name in ("first", "second"))
+    assert [file.sha256 for file in first] == [file.sha256 for file in second]
 
 
 def wrong_weight(graph: PoseToImage) -> None:
@@ -152,36 +281,45 @@ def swapped_channels(graph: PoseToImage) -> None:
     out.weight.copy_(out.weight.flip(0))  # type: ignore[operator,union-attr]
 
 
+@pytest.mark.parametrize("contract", ["pose", "encoding"])
 @pytest.mark.parametrize("mistake", [wrong_weight, wrong_activation, swapped_channels])
-@pytest.mark.parametrize(("format_name", "precision"), [("onnx", "fp32"), ("coreml", "fp16")])
-def test_a_wrong_package_is_refused_and_leaves_nothing(mistake, format_name, precision, tmp_path, monkeypatch):
+@pytest.mark.parametrize("format_name", ALWAYS)
+def test_a_wrong_package_is_refused_and_leaves_nothing(mistake, format_name, contract, tmp_path, monkeypatch):
     student = make_student()
-    good = PoseToImage(student).eval()
+    good = graph_of(student, contract)
 
     def planted(*_):
         mistake(good)
         return good
 
-    monkeypatch.setattr(package, "PoseToImage", planted)
+    monkeypatch.setattr(package, "graph_of", planted)
     with pytest.raises(UserError, match="is not the student: .* dB between them"):
-        export_package(student, format_name, precision, tmp_path)
+        export(student, format_name, tmp_path, contract=contract)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_export_leaves_the_previous_package_whole(tmp_path, monkeypatch):
     student = make_student()
-    export_package(student, "onnx", "fp32", tmp_path)
+    export(student, "onnx", tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with monkeypatch.context() as patched:
         patched.setattr(package, "prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            export_package(student, "onnx", "fp32", tmp_path)
+            export(student, "onnx", tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_one_wrong_package_of_several_leaves_none(tmp_path, monkeypatch):
+    student = make_student()
+    monkeypatch.setitem(FORMATS, "snapml", replace(FORMATS["snapml"], thresholds={"fp32": 300.0}))
+    with pytest.raises(UserError, match="The snapml package is not the student"):
+        export_packages(student, [Request("onnx"), Request("snapml")], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_packages_of_another_student_are_not_listed(tmp_path):
-    export_package(make_student(), "onnx", "fp32", tmp_path)
-    export_package(make_student(activation="relu"), "coreml", "fp32", tmp_path)
+    export(make_student(), "onnx", tmp_path)
+    export(make_student(activation="relu"), "coreml", tmp_path)
     assert [entry["format"] for entry in json.loads((tmp_path / "manifest.json").read_text())["files"]] == ["coreml"]
 
 
@@ -219,7 +357,9 @@ entrypoint()
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mobiler2l.onnx", "manifest.json"}
-    assert "dB to the student" in " ".join(done.stdout.split())
+    assert "dB to photos" in " ".join(done.stdout.split())
+    (entry,) = json.loads((tmp_path / "out/manifest.json").read_text())["files"]
+    assert 5.0 < entry["psnr_photos"] < 60.0
 
 
 def test_ns_export_lists_and_runs_ours(finished_run, tmp_path):

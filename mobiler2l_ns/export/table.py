@@ -1,0 +1,46 @@
+"""What an export ends with: one table of all it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.table import Table
+
+from mobiler2l_ns.export.manifest import PackageFile
+
+COLUMNS = ("format", "file", "contract", "precision", "MB", "dB to student", "dB to photos", "ms here", "run by")
+NUMBERS = COLUMNS[4:8]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def print_table(folder: Path, files: Sequence[PackageFile], student_photos: float | None) -> None:
+    """Print a line for each package.
+
+    Args:
+        folder: where they are.
+        files: the packages.
+        student_photos: the student's own PSNR in dB to the held-out photos, if known.
+    """
+    table = Table(title=f"[bold green]{folder}")
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column in NUMBERS else "left", overflow="fold")
+    if student_photos is not None:
+        table.add_row("pytorch", "the student", "", "fp32", "", "", _number(student_photos, 2), "", "torch")
+    for file in files:
+        table.add_row(
+            file.format,
+            file.path,
+            file.contract,
+            file.precision,
+            f"{file.bytes / 1e6:.2f}",
+            _number(file.psnr_student, 1),
+            _number(file.psnr_photos, 2),
+            _number(file.ms, 0),
+            file.run_by,
+        )
+    CONSOLE.print(table)
