@@ -68,7 +68,7 @@ def main() -> None:
         for name in names:
             student = student_of(name, arguments.size)
             file = Path(folder) / f"{name}.onnx"
-            onnx.convert(PoseToImage(student).eval(), file, {})
+            onnx.convert(PoseToImage(student).eval(), file, "fp32", {})
             sizes[name] = file.stat().st_size / 1e6
             costs[name] = measure_cost(student.config, arguments.size, arguments.size)
             sessions[name] = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export import manifest
 from mobiler2l_ns.export.formats import FORMATS, Format
 from mobiler2l_ns.export.graph import Contract
 from mobiler2l_ns.export.held_out_photos import load_held_out_photos
+from mobiler2l_ns.export.lint import layers_of, lint, print_lint
 from mobiler2l_ns.export.load_student import load_student
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.export.proof import Reference
@@ -80,9 +83,33 @@ class ExportAll(_Export):
             if missing := form.missing():
                 CONSOLE.print(f"[yellow]{form.name} is left out: {missing}")
                 continue
-            held = [contract for contract in self.contracts if contract in form.contracts]
+            held: list[Contract] = [contract for contract in self.contracts if contract in form.contracts]
             requests += [Request(form.name, contract, sizes=sizes) for contract in held]
         self.export(requests)
+
+
+@dataclass
+class Lint:
+    """List the operations of a package with their cost, and those that would leave the phone's fast processors."""
+
+    package: Path
+    """A file or folder that was exported, beside its manifest.json."""
+
+    def main(self) -> None:
+        """Print every size of the package."""
+        try:
+            described = json.loads((self.package.parent / manifest.NAME).read_text(encoding="utf8"))
+        except OSError:
+            raise UserError(f"There is no {manifest.NAME} beside {self.package}: give an exported package") from None
+        entry = next((entry for entry in described["files"] if entry["path"] == self.package.name), None)
+        if entry is None or not self.package.exists():
+            known = ", ".join(entry["path"] for entry in described["files"])
+            raise UserError(f"{self.package} is not one of the packages there: {known}")
+        for view in entry["views"]:
+            layers = layers_of(entry["format"], self.package, view["function"])
+            if not layers:
+                raise UserError(f"The graphs of {entry['format']} packages are not read")
+            print_lint(self.package, layers, lint(layers, entry["format"]))
 
 
 _COMMANDS: dict[str, type] = {**{name: _command(form) for name, form in FORMATS.items()}, "all": ExportAll}
@@ -94,8 +121,9 @@ NS_EXPORT_COMMANDS: dict[str, tuple[type, str]] = {
 
 
 def entrypoint() -> None:
-    """``mobiler2l-export FORMAT|all``: the same commands without ns-export's mesh libraries."""
+    """``mobiler2l-export FORMAT|all|lint``: the same commands without ns-export's mesh libraries."""
     # The plugin's hooks let torch read nerfstudio's checkpoints.
     import mobiler2l_ns.methods  # noqa: F401
 
-    tyro.extras.subcommand_cli_from_dict(_COMMANDS, description="Write packages of a mobiler2l student.").main()
+    commands = {**_COMMANDS, "lint": Lint}
+    tyro.extras.subcommand_cli_from_dict(commands, description="Write packages of a mobiler2l student.").main()

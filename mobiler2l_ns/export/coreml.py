@@ -54,6 +54,7 @@ class CoreMLError(RuntimeError):
 
 
 Precision = Literal["fp32", "fp16", "int8", "palette6", "palette4"]
+DEBUG_FILE = "executorch_debug_handle_mapping.json"  # left by coremltools, with identifiers of this process
 LAYERS = ("conv", "conv_transpose", "linear")
 """Operations that are layers, with weights."""
 
@@ -119,6 +120,7 @@ def convert(
             del about.userDefined[key]
         about.userDefined.update({**metadata, **versions})
         spec_file.write_bytes(spec.SerializeToString(deterministic=True))
+        (path / DEBUG_FILE).unlink(missing_ok=True)
         _fix_identifiers(path)
         for part in path.rglob("*"):  # coremltools leaves some readable by their owner only
             part.chmod(0o755 if part.is_dir() else 0o644)
@@ -161,7 +163,8 @@ def _compressed(model: Any, precision: Precision) -> Any:
     else:
         how = optimize.OpPalettizerConfig(mode="kmeans", nbits=int(precision.removeprefix("palette")))
         compress = optimize.palettize_weights
-    return compress(model, optimize.OptimizationConfig(op_type_configs=dict.fromkeys(LAYERS, how)))
+    layers: Any = dict.fromkeys(LAYERS, how)
+    return compress(model, optimize.OptimizationConfig(op_type_configs=layers))
 
 
 def input_dtype(graph: Graph, precision: str) -> Literal["float32", "float16"]:
@@ -276,8 +279,9 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             from coremltools.converters.mil.frontend.torch import ops
             from coremltools.converters.mil.mil.passes import pass_pipeline
+            from coremltools.optimize.coreml import _quantization_passes as compression
 
-            for module, bar in ((ops, "_tqdm"), (pass_pipeline, "tqdm")):
+            for module, bar in ((ops, "_tqdm"), (pass_pipeline, "tqdm"), (compression, "tqdm")):
                 stack.enter_context(mock.patch.object(module, bar, lambda items, *_, **__: items, create=True))
             yield
     finally:

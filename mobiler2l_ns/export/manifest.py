@@ -54,6 +54,13 @@ class PackageFile:
     """What the package gives."""
     views: list[dict[str, Any]]
     """The sizes it renders, see ``describe_view``."""
+    gmac: float | None
+    """Billions of multiply-accumulates of a frame of the first size, counted in the finished graph; None where the
+    graph is not read."""
+    largest_activation_bytes: int | None
+    """Bytes of the largest intermediate result of the first size; None where the graph is not read."""
+    warnings: list[str]
+    """Operations that would leave the processor the package is meant for."""
     sha256: dict[str, str]
     """Digest of each file."""
 
@@ -150,6 +157,7 @@ def describe(student: Student) -> dict[str, Any]:
         "num_frequencies": config.num_frequencies,
         "encoding": "points depth-major (x, y, z of the first depth, ...); each scalar p becomes sin(2^i p) for i < L, "
         "cos(2^i p) for i < L, p" + ("; one more channel holds log2 of the pitch" if len(config.pitches) > 1 else ""),
+        "contracted": student.is_contracted(),
         "contraction": "points beyond the cube of half side 1 move to (2 - 1/m) * p / m, m = max |coordinate|"
         if student.is_contracted()
         else "none",

@@ -44,7 +44,7 @@ class MILProgram:
     def __init__(self, function: Any, image_outputs: frozenset[str]) -> None:
         self.image_outputs = image_outputs
         self._function = function
-        self._operations = [op for op in function.operations if op.op_type != "const"]
+        self.operations = [op for op in function.operations if op.op_type != "const"]
 
     @classmethod
     def load(cls, path: Path, function: str = "main") -> MILProgram:
@@ -62,11 +62,11 @@ class MILProgram:
 
     def ops(self) -> Counter[str]:
         """How often each operation occurs, constants aside."""
-        return Counter(op.op_type for op in self._operations)
+        return Counter(op.op_type for op in self.operations)
 
     def dtypes(self, op_type: str) -> set[str]:
         """Types of the values that operations of this name give, such as {"fp16"}."""
-        return {_dtype(v) for op in self._operations if op.op_type == op_type for v in op.outputs}
+        return {dtype_of(v) for op in self.operations if op.op_type == op_type for v in op.outputs}
 
     @torch.no_grad()
     def run(self, inputs: Mapping[str, NDArray[Any] | Tensor]) -> dict[str, NDArray[Any]]:
@@ -88,9 +88,9 @@ class MILProgram:
             values[var] = _store(tensor, var)
 
         # Full-size activations take 40 MB each: forget every value after its last use.
-        last_use = {v: i for i, op in enumerate(self._operations) for v in _operands(op)}
+        last_use = {v: i for i, op in enumerate(self.operations) for v in _operands(op)}
         kept = set(self._function.outputs)
-        for i, op in enumerate(self._operations):
+        for i, op in enumerate(self.operations):
             for var, value in zip(op.outputs, _evaluate(op, values), strict=True):
                 values[var] = _store(value, var)
             for var in _operands(op):
@@ -145,7 +145,8 @@ def image_to_array(image: Any) -> NDArray[np.float32]:
     return np.ascontiguousarray(channels.transpose(2, 0, 1), dtype=np.float32)
 
 
-def _dtype(var: Any) -> str:
+def dtype_of(var: Any) -> str:
+    """Type of a program's value, such as fp16."""
     from coremltools.converters.mil.mil.types import builtin_to_string
 
     return builtin_to_string(var.dtype)
@@ -159,7 +160,7 @@ def _operands(op: Any) -> set[Any]:
 
 def _store(value: Tensor, var: Any) -> Tensor:
     """A value as its variable can hold it: rounded to fp16 where that is the type, kept in fp32 for the arithmetic."""
-    dtype = _dtype(var)
+    dtype = dtype_of(var)
     if dtype == "fp16":
         return value.half().float()
     return value.to({"fp32": torch.float32, "bool": torch.bool}.get(dtype, torch.int64))

@@ -106,7 +106,7 @@ class _Half(nn.Module):
 def in_half(graph: Graph) -> nn.Module:
     """A copy of a graph whose network computes in half precision."""
     halved = deepcopy(graph)
-    halved.network = _Half(graph.network)
+    halved.network = _Half(graph.network)  # type: ignore[assignment]
     return halved
 
 

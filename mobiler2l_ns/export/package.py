@@ -16,6 +16,7 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import manifest
 from mobiler2l_ns.export.formats import FORMATS, Format
 from mobiler2l_ns.export.graph import Contract, Graph, graph_of
+from mobiler2l_ns.export.lint import layers_of, lint
 from mobiler2l_ns.export.proof import Reference, prove
 from mobiler2l_ns.export.table import print_table
 from mobiler2l_ns.student.student import Student
@@ -111,6 +112,7 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         proofs.append(proof)
         views.append(manifest.describe_view(name, view, pitch, proof, job.form.timed))
     size, sha256 = manifest.digests(package)
+    layers = layers_of(job.form.name, package, next(iter(job.views)))
     first = next(iter(graphs.values()))
     dtype = job.form.input_dtype(first, job.precision)
     return manifest.PackageFile(
@@ -126,6 +128,9 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         inputs={value.name: dtype for value in first.inputs},
         output=job.form.output,
         views=views,
+        gmac=round(sum(layer.macs for layer in layers) / 1e9, 3) if layers else None,
+        largest_activation_bytes=max(layer.activation_bytes for layer in layers) if layers else None,
+        warnings=[str(finding) for finding in lint(layers, job.form.name)],
         sha256=sha256,
     )
 

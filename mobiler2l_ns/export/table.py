@@ -44,3 +44,9 @@ def print_table(folder: Path, files: Sequence[PackageFile], student_photos: floa
             file.run_by,
         )
     CONSOLE.print(table)
+    for file in files:
+        if file.warnings:
+            CONSOLE.print(
+                f"[yellow]{file.path}: {len(file.warnings)} kinds of operations may leave the processor they are meant "
+                f"for; mobiler2l-export lint --package {folder / file.path} lists them"
+            )

@@ -216,7 +216,7 @@ def test_a_network_without_an_encoding_is_half_throughout(tmp_path: Path) -> Non
     assert image.shape == (3, H, W)
     np.testing.assert_allclose(image, 255 * network(x)[0].detach().numpy(), atol=0.3)
     program = MILProgram.load(path)
-    assert program.dtypes("conv") == {"fp16"} and "cast" not in program.ops()
+    assert program.dtypes("conv") == {"fp16"} and program.ops()["cast"] == 1  # into the image
 
 
 def test_the_head_of_an_mlp_ends_the_encoding_too(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ class TestEvaluator:
         camera_to_world, intrinsics = poses(1, 4)[0]
         image = program.run({"camera_to_world": camera_to_world, "intrinsics": intrinsics})["image"] / 255
         error = np.mean((image - graph(camera_to_world, intrinsics).numpy()) ** 2)
-        assert least < -10 * np.log10(error) < 75
+        assert least < -10 * np.log10(error) < 90
 
     def test_an_unknown_operation_is_named(self, tmp_path: Path) -> None:
         from coremltools.converters.mil import Builder
