@@ -90,11 +90,11 @@ def convert_many(
     if precision not in PRECISIONS:
         raise UserError(f"LiteRT packages are {', '.join(PRECISIONS)}, not {precision}")
     with _quiet():
-        litert_torch = load_extra("litert_torch", "litert")
-        converter = litert_torch.Converter()
+        converter = load_extra("litert_torch", "litert")  # its `signature` makes a converter, that one's adds to it
         for name, (graph, inputs) in graphs.items():
             layout = _ChannelsLast(graph).eval()
-            converter.add_signature(name, layout, tuple(torch.ones(_channels_last(i.shape)) for i in inputs))
+            examples = tuple(torch.ones(_channels_last(wanted.shape)) for wanted in inputs)
+            converter = converter.signature(name, layout, examples)
         with torch.no_grad():
             content = bytes(converter.convert().model_content())
         if precision != "fp32":

@@ -101,8 +101,7 @@ class NcnnRunner:
 
     def __init__(self, path: Path) -> None:
         """Args: the folder that `convert` wrote."""
-        self._ncnn = load_extra("ncnn", "ncnn")
-        self._net = self._ncnn.Net()
+        self._net = load_extra("ncnn", "ncnn").Net()
         for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
             setattr(self._net.opt, f"use_{option}", False)
         if self._net.load_param(str(path / PARAM)) or self._net.load_model(str(path / BIN)):
@@ -110,17 +109,21 @@ class NcnnRunner:
 
     def __call__(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Args: the graph's inputs by name, batch axis included. Returns the picture (C, H, W) in 0..1."""
-        extractor = self._net.create_extractor()
-        # Mats look at numpy's memory, so the arrays must live until the picture is there.
-        arrays = {name: np.ascontiguousarray(value[0], dtype=np.float32) for name, value in inputs.items()}
-        for name, array in arrays.items():
-            # Cloned: a Mat that looks at numpy's memory lacks the alignment of channels that layers rely on.
-            if extractor.input(name, self._ncnn.Mat(array).clone()):
+        return self.run(self._net, inputs, OUTPUT)
+
+    @staticmethod
+    def run(net: Any, inputs: Mapping[str, NDArray[np.float32]], blob: str) -> NDArray[np.float32]:
+        """Any blob of a loaded net, without the batch axis."""
+        ncnn = load_extra("ncnn", "ncnn")
+        extractor = net.create_extractor()
+        for name, value in inputs.items():
+            # Cloned: a Mat that looks at numpy's memory neither owns it nor aligns its channels as layers rely on.
+            if extractor.input(name, ncnn.Mat(np.ascontiguousarray(value[0], dtype=np.float32)).clone()):
                 raise RuntimeError(f"this ncnn package has no input {name}")
-        failed, picture = extractor.extract(OUTPUT)
+        failed, found = extractor.extract(blob)
         if failed:
-            raise RuntimeError("ncnn could not compute the picture")
-        return np.array(picture)
+            raise RuntimeError(f"ncnn could not compute {blob}")
+        return np.array(found)
 
 
 @dataclass
