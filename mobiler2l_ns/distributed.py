@@ -14,7 +14,7 @@ import torch.distributed as dist
 from nerfstudio.models.base_model import Model
 from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -43,11 +43,14 @@ def wrap(model: Model, trained: nn.Module) -> Model:
         trained: the part of it that is trained from now on; no gradients of the rest are exchanged.
     """
     model.requires_grad_(False)
-    trained.requires_grad_(True)
     if model.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    # What pruning has emptied takes no part in a forward pass.
+    for parameter in trained.parameters():
+        parameter.requires_grad_(parameter.numel() > 0)
     for buffer in model.buffers():
-        dist.broadcast(buffer, src=0)
+        if buffer.numel() > 0:
+            dist.broadcast(buffer, src=0)
     # The teacher's proposal networks rest in some steps, the student's last blocks until the backbone has grown.
     parallel = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
     return cast(Model, parallel)
@@ -62,6 +65,18 @@ def from_rank_0(value: T) -> T:
     return values[0]
 
 
+def mean_of_ranks(tensors: list[Tensor]) -> list[Tensor]:
+    """The mean over the ranks of each tensor, the same to the bit on every rank."""
+    ranks = comms.get_world_size()
+    if ranks == 1:
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    dist.broadcast(flat, src=0)
+    parts = (flat / ranks).split([tensor.numel() for tensor in tensors])
+    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
 @torch.no_grad()
 def average_batch_norms(network: nn.Module) -> None:
     """Average the running statistics of batch norms that each saw their own rank's batch only.
@@ -73,7 +88,7 @@ def average_batch_norms(network: nn.Module) -> None:
     if ranks == 1:
         return
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.num_features > 0:
             for statistic in (module.running_mean, module.running_var):
                 assert statistic is not None
                 dist.all_reduce(statistic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from mobiler2l_ns.phases import Phase, PhasePlan
 from mobiler2l_ns.runs import read_run_config
 from mobiler2l_ns.student.capture import PROOF_POSES
 from mobiler2l_ns.student.growth import Growth
+from mobiler2l_ns.student.pruning import Pruning, channel_moments, describe, prune
 from mobiler2l_ns.teacher import (
     adopted_dataparser,
     check_teacher,
@@ -38,6 +40,8 @@ from mobiler2l_ns.teacher import (
     render_pseudo_view,
 )
 
+PRUNING_BATCHES = 8
+"""Batches that a round of pruning judges the channels by."""
 FINETUNE_CHECKS = 10
 """How often in the fine-tuning phase the held-out photos are looked at."""
 
@@ -73,8 +77,20 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
     """Where each of those stages ends, in shares of distillation."""
 
     def growth(self) -> Growth:
-        """How the backbone grows."""
-        return Growth(self.model.num_blocks, self.growth_shares, self.growth_until)
+        """How the backbone grows, fully so before it is pruned."""
+        return Growth(self.model.num_blocks, self.growth_shares, self.pruning().until(self.growth_until))
+
+    def pruning(self) -> Pruning:
+        """How the student is pruned.
+
+        Raises:
+            UserError: if it cannot be pruned so, or distillation is over before the last round.
+        """
+        pruning = Pruning(self.model)
+        last = max((place for place, _ in pruning.rounds()), default=0.0)
+        if math.ceil(last * self.distill_steps) >= self.distill_steps > 0:
+            raise UserError(f"--pipeline.distill-steps {self.distill_steps} are too few to prune the student in")
+        return pruning
 
     def plan(self) -> PhasePlan:
         """The phases of this run."""
@@ -116,6 +132,8 @@ class MobileR2LPipeline(VanillaPipeline):
         self.world_size = world_size
         self.plan = config.plan()
         self.growth = config.growth()
+        self.pruning = config.pruning()
+        self.student_optimizer: torch.optim.Optimizer | None = None
         self.best_student: BestStudent | None = None
         self._announced: Phase | None = None
         trains = test_mode == "val"
@@ -205,18 +223,20 @@ class MobileR2LPipeline(VanillaPipeline):
         """Set the phase of a step, and on its first step here announce it and prepare what it needs."""
         phase = self.plan.at(step)
         self._enter(phase)
-        since = step - self.plan.start(Phase.DISTIL)
-        self.model.student.network.active_blocks = self.growth.active(since / max(1, self.plan.distil))
-        if phase is self._announced:
-            return
-        self._announced = phase
+        progress = (step - self.plan.start(Phase.DISTIL)) / max(1, self.plan.distil)
+        self.model.student.network.active_blocks = self.growth.active(progress)
+        if phase is not self._announced:
+            self._announced = phase
+            self._begin_phase(phase, step)
+        if phase is Phase.DISTIL:
+            self.prune_if_due(progress)
+
+    def _begin_phase(self, phase: Phase, step: int) -> None:
         begin, length = self.plan.start(phase), self.plan.length(phase)
         at = f", from step {step - begin}" if step > begin else ""
         CONSOLE.rule(f"[bold green]{phase.value}: {length} steps of {self.plan.total}{at}")
         writer.put_scalar(name="Phase", scalar=list(Phase).index(phase), step=step)
-        if self.world_size > 1:
-            trained = self.model.teacher if phase is Phase.TEACHER else self.model.student
-            self._model = distributed.wrap(self.model, trained)
+        self._wrap(phase)
         if phase is Phase.TEACHER:
             return
         teacher = self.model.find_teacher()
@@ -227,6 +247,36 @@ class MobileR2LPipeline(VanillaPipeline):
         if phase is Phase.FINETUNE:
             self.datamanager.load_photos(self.model.background())
             self._consider_student()
+
+    def _wrap(self, phase: Phase) -> None:
+        if self.world_size > 1:
+            trained = self.model.teacher if phase is Phase.TEACHER else self.model.student
+            self._model = distributed.wrap(self.model, trained)
+
+    def prune_if_due(self, progress: float) -> None:
+        """One round of pruning, if the network is larger than it may be when ``progress`` (0..1) of distillation is
+        done; the state of ``student_optimizer`` shrinks with it."""
+        student = self.model.student
+        macs = self.pruning.due(student.network, progress)
+        if macs is None:
+            return
+        batches = [channel_moments(student.network, self._encoded_batch()) for _ in range(PRUNING_BATCHES)]
+        moments = [torch.stack(of_block).mean(0) for of_block in zip(*batches, strict=True)]
+        prune(student.network, distributed.mean_of_ranks(moments), macs, self.student_optimizer)
+        student.compile_for(torch.device(self.device))
+        self._wrap(Phase.DISTIL)
+        # What fine-tuning on an earlier run remembered is of another shape.
+        self.best_student = None
+        gmac = math.prod(self.datamanager.view.grid) * 1e-9
+        CONSOLE.print(
+            f"Pruned to {student.network.macs() * gmac:.3g} of {self.pruning.macs * gmac:.3g} GMAC: "
+            f"{describe(student.network)}"
+        )
+
+    def _encoded_batch(self) -> Tensor:
+        rays, _ = self.datamanager.next_train(0)
+        directions = rays.directions * rays.metadata["directions_norm"]
+        return self.model.student.encode_rays(rays.origins, directions, rays.metadata["pitch"])
 
     def _measure_extent(self) -> None:
         """Where the student samples its points, once: it is part of what it learns."""
@@ -288,6 +338,8 @@ class MobileR2LPipeline(VanillaPipeline):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
+        if training_callback_attributes.optimizers is not None:
+            self.student_optimizer = training_callback_attributes.optimizers.optimizers["student"]
         begin = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.begin_step, 1)
         end = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.end_step, 1)
         return [begin, *super().get_training_callbacks(training_callback_attributes), end]

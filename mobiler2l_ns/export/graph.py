@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
 from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.student.encoding import SHORTEST_CHORD
-from mobiler2l_ns.student.network import PointwiseLinear, ResidualBlock, StudentNetwork
+from mobiler2l_ns.student.network import PointwiseLinear, ResidualBlock, StudentNetwork, SuperResolution
 from mobiler2l_ns.student.student import Student
 
 
@@ -30,8 +30,14 @@ def _fold(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
 
 
 def fold_batch_norms(network: StudentNetwork) -> StudentNetwork:
-    """A copy of a network in evaluation mode without batch norms, computing the same picture."""
+    """A copy of a network in evaluation mode without batch norms and pruned blocks, computing the same picture."""
     network = deepcopy(network).eval().cpu().float()
+    network.active_blocks = sum(
+        cast(ResidualBlock, block).hidden > 0 for block in network.body[: network.active_blocks]
+    )
+    for stream in (network.body, *(cast(SuperResolution, stage).blocks for stage in network.super_resolution)):
+        for index in reversed([i for i, block in enumerate(stream) if cast(ResidualBlock, block).hidden == 0]):
+            del stream[index]
     for block in network.modules():
         if not isinstance(block, ResidualBlock):
             continue

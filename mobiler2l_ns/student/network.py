@@ -7,12 +7,14 @@ and R2L itself (no super-resolution), is a setting of ``StudentConfig``.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -65,6 +67,12 @@ class StudentConfig:
     pitches: tuple[float, ...] = (1.0,)
     """Sizes of a ray's cell the student learns, in units of the full picture's; with 1 1.5 2 4 one student renders 800,
     533, 400 and 200 pixels. More than one adds an input channel, log2 of the pitch."""
+    prune: tuple[float, ...] = ()
+    """Share of the network's multiply-accumulates to prune away during distillation, in four even rounds; or several
+    increasing shares, one a round. None: the network keeps its size."""
+    prune_between: tuple[float, float] = (0.65, 0.85)
+    """The first and the last round of pruning, in shares of distillation. The backbone has then grown to its full
+    depth: growth_until is scaled to end before the first."""
 
     @property
     def input_channels(self) -> int:
@@ -127,8 +135,30 @@ def _layer(kind: str, inputs: int, outputs: int) -> nn.Module:
     return PointwiseLinear(inputs, outputs) if kind == "mlp" else PointwiseConv(inputs, outputs)
 
 
+def _shrink(tensor: Tensor, dim: int, kept: Int[Tensor, "n"], optimizer: torch.optim.Optimizer | None) -> None:
+    """Keep some of a parameter's or buffer's slices, in place: modules and optimizers hold on to the same tensor."""
+
+    def sliced(values: Tensor) -> Tensor:
+        layout = torch.channels_last if values.dim() == 4 else torch.contiguous_format
+        return values.index_select(dim, kept.to(values.device)).contiguous(memory_format=layout)
+
+    before, values = tensor.shape, sliced(tensor.data)
+    # A change of type is what makes torch forget the gradient accumulator, which would expect the old shape as long as
+    # a graph or a DistributedDataParallel keeps it alive.
+    tensor.data = torch.empty(0, dtype=torch.half, device=tensor.device)
+    tensor.data, tensor.grad = values, None
+    state = {} if optimizer is None else optimizer.state.get(tensor, {})
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape == before:
+            state[name] = sliced(value)
+
+
 class ResidualBlock(nn.Module):
-    """``x + [layer, norm, activation, layer, norm](x)``; no activation after the sum (paper Fig. 4)."""
+    """``x + [layer, norm, activation, layer, norm](x)``; no activation after the sum (paper Fig. 4).
+
+    Pruning makes the hidden channels, those between the two layers, fewer. A block without any is gone: its parameters
+    are empty and it returns ``x``. A block takes on the width of a state it loads.
+    """
 
     def __init__(self, channels: int, activation: Activation, norm: bool, layer: str = "conv1x1") -> None:
         super().__init__()
@@ -138,8 +168,45 @@ class ResidualBlock(nn.Module):
 
         self.body = nn.Sequential(*normed(), _activation(activation), *normed())
 
+    @property
+    def hidden(self) -> int:
+        """Channels between the two layers."""
+        return len(cast(Tensor, self.body[0].weight))
+
+    @property
+    def tail(self) -> nn.Sequential:
+        """The second layer and its norm."""
+        return self.body[len(self.body) // 2 + 1 :]
+
+    @torch.no_grad()
+    def keep(self, channels: Int[Tensor, "n"], optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Keep these hidden channels only, in the parameters and in what the optimizer knows of them."""
+        middle = len(self.body) // 2
+        last = self.tail[0]
+        for module in self.body[:middle]:
+            for tensor in (*module.parameters(), *module.buffers()):
+                if tensor.dim() > 0:
+                    _shrink(tensor, 0, channels, optimizer)
+        _shrink(cast(Tensor, last.weight), 1, channels, optimizer)
+        if len(channels) == 0:
+            for module in self.tail:
+                for tensor in (*module.parameters(), *module.buffers()):
+                    if tensor.dim() == 1:
+                        _shrink(tensor, 0, channels, optimizer)
+        for module in (*self.body[:middle], *(self.tail if len(channels) == 0 else ())):
+            for width in ("num_features", "out_channels", "out_features"):
+                if hasattr(module, width):
+                    setattr(module, width, len(channels))
+        setattr(last, "in_channels" if hasattr(last, "in_channels") else "in_features", len(channels))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        first = state_dict.get(f"{prefix}body.0.weight")
+        if first is not None and len(first) < self.hidden:
+            self.keep(torch.arange(len(first)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return x + self.body(x)
+        return x + self.body(x) if self.hidden else x
 
 
 class SuperResolution(nn.Module):
@@ -195,6 +262,27 @@ class StudentNetwork(nn.Module):
         blocks = [{"params": list(block.parameters()), "block": i} for i, block in enumerate(self.body)]
         rest = [p for name, p in self.named_parameters() if not name.startswith("body.")]
         return [{"params": rest}, *blocks]
+
+    def residual_blocks(self) -> Iterator[tuple[ResidualBlock, int]]:
+        """All residual blocks from input to output, and the pixels a ray has, each way, in the maps they work on."""
+        for block in self.body:
+            yield cast(ResidualBlock, block), 1
+        scale = 1
+        for stage in self.super_resolution:
+            scale *= cast(SuperResolution, stage).up.stride[0]
+            for block in cast(SuperResolution, stage).blocks:
+                yield cast(ResidualBlock, block), scale
+
+    def macs(self) -> int:
+        """Multiply-accumulates for one ray, all blocks active."""
+        head, out = (cast(Tensor, part[0].weight).numel() for part in (self.head, self.out))
+        count, scale = head, 1
+        for stage in self.super_resolution:
+            up = cast(SuperResolution, stage).up
+            count += up.weight.numel() * scale**2  # each input pixel meets the whole kernel
+            scale *= up.stride[0]
+        blocks = ((p.numel(), s) for block, s in self.residual_blocks() for p in block.parameters() if p.dim() > 1)
+        return count + out * scale**2 + sum(weights * s**2 for weights, s in blocks)
 
     @torch.no_grad()
     def begin_with(self, colour: Float[Tensor, "colours"]) -> None:
@@ -253,17 +341,19 @@ class StudentCost:
     """The picture, NCHW; the low-resolution grid covers the asked size, so it may be a little larger."""
 
 
-def measure_cost(config: StudentConfig, height: int, width: int) -> StudentCost:
-    """Count parameters and multiply-accumulates of a student for a picture of ``height`` x ``width`` pixels."""
+def measure_cost(student: StudentConfig | StudentNetwork, height: int, width: int) -> StudentCost:
+    """Count parameters and multiply-accumulates for a picture of ``height`` x ``width`` pixels: of a network as it is,
+    or of the one that a config begins with."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
-        network = StudentNetwork(config).eval()
+        network = StudentNetwork(student) if isinstance(student, StudentConfig) else deepcopy(student).to("meta")
+        config = network.config
         grid = (math.ceil(height / config.stride), math.ceil(width / config.stride))
         encoded = torch.empty(1, config.input_channels, *grid)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        picture = network(encoded)
+        picture = network.eval()(encoded)
     norms = sum(p.numel() for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
     params = sum(p.numel() for p in network.parameters())
     return StudentCost(

@@ -110,9 +110,12 @@ class Student(nn.Module):
             return (self.network(encoded) if self.training else self.network.forward(encoded)).float()
 
     def compile_for(self, device: torch.device) -> None:
-        """Compile the network's training pass with torch.compile, where that is configured."""
+        """Compile the network's training pass with torch.compile, where that is configured; again when pruning has
+        changed its shape."""
         wanted = self.config.compile
         if wanted == "on" or (wanted == "auto" and device.type == "cuda" and find_spec("triton") is not None):
+            # Earlier shapes count towards the limit after which torch compiles no more.
+            torch.compiler.reset()
             self.network.compile()
 
     def render(self, camera: Cameras) -> Float[Tensor, "h w colours"]:
