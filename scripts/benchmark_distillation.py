@@ -242,8 +242,8 @@ def judge(student: Any, pairs: list[tuple[Any, Tensor]]) -> tuple[float, float]:
     return score([(a, b) for a, (_, b) in zip(rendered, pairs, strict=True)])
 
 
-def run(race: Race, name: str, seed: int) -> dict[str, Any]:
-    """Train one recipe for the race's time and judge it along the way."""
+def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
+    """Train one recipe for the race's time and judge it along the way; returns what was measured, and the student."""
     from nerfstudio.engine.optimizers import Optimizers
 
     from mobiler2l_ns.phases import PhasePlan
@@ -257,7 +257,7 @@ def run(race: Race, name: str, seed: int) -> dict[str, Any]:
     model, student = pipeline.model, pipeline.model.student
     group = dict(config.optimizers["student"])
     optimizers = Optimizers({"student": {**group, "scheduler": None}}, {"student": student.network.parameter_groups()})
-    optimizer = optimizers.optimizers["student"]
+    optimizer = pipeline.student_optimizer = optimizers.optimizers["student"]
     rates = [part["lr"] for part in optimizer.param_groups]
     schedule = StudentScheduler(replace(group["scheduler"], growth=pipeline.growth))
 
@@ -272,6 +272,7 @@ def run(race: Race, name: str, seed: int) -> dict[str, Any]:
         for part, rate in zip(optimizer.param_groups, rates, strict=True):
             part["lr"] = rate * schedule.factor_of(part)(step)
         student.network.active_blocks = pipeline.growth.active(elapsed / seconds)
+        pipeline.prune_if_due(elapsed / seconds)
         rays, batch = pipeline.datamanager.next_train(step)
         outputs = model(rays)
         loss = sum(model.get_loss_dict(outputs, batch).values())
@@ -282,6 +283,8 @@ def run(race: Race, name: str, seed: int) -> dict[str, Any]:
             torch.cuda.synchronize()
         elapsed += time.perf_counter() - began
         step, images = step + 1, images + len(batch["image"])
+        if elapsed >= seconds:
+            pipeline.prune_if_due(1.0)  # nothing, unless the last step was so long that a round was missed
         if elapsed >= seconds * (len(curve) + 1) / MARKS:
             at_poses, at_photos = judge(student, held_out["poses"]), judge(student, held_out["photos"])
             curve.append(
@@ -296,7 +299,7 @@ def run(race: Race, name: str, seed: int) -> dict[str, Any]:
             )
             print(f"  {name} seed {seed}: {elapsed:6.0f} s, {step} steps, {at_poses[0]:.2f} dB", flush=True)
     last = {key: value for key, value in curve[-1].items() if key != "steps"}
-    return {**last, "images_per_s": images / elapsed, "steps": step, "curve": curve}
+    return {**last, "images_per_s": images / elapsed, "steps": step, "curve": curve}, student
 
 
 def merge(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -363,7 +366,7 @@ def main() -> None:
     race = Race(arguments)
     results: dict[str, Any] = {}
     for name in re.split(r",(?![^(]*\))", arguments.recipes):  # commas inside parentheses belong to a value
-        results[name] = merge([run(race, name, seed) for seed in arguments.seeds])
+        results[name] = merge([run(race, name, seed)[0] for seed in arguments.seeds])
         write(results, title, race)
     table = Table(title=title)
     for column in ("recipe", "PSNR", "SSIM", "PSNR photos", "SSIM photos", "images/s", "steps", "seconds"):

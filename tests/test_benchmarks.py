@@ -79,6 +79,23 @@ def test_latency_is_measured_against_the_papers_network(tmp_path):
         assert result[name]["mb"] < result["mobiler2l-paper"]["mb"]
 
 
+def test_pruned_students_are_measured_side_by_side(tmp_path):
+    settings = ("--resolution", 48, "--minutes", 0.1, "--views", 12, "--timed-size", 64, "--runs", 3)
+    result, printed = bench(
+        "benchmark_pruning",
+        *("--shares", 0, 0.5, "--recipe", "default+model.num_blocks=4"),
+        *(*settings, "--cache", tmp_path / "cache", "--json", tmp_path / "pruning.json"),
+    )
+    whole, pruned = result["students"]["0%"], result["students"]["50%"]
+    assert 0.45 * whole["gmac"] < pruned["gmac"] <= 0.5 * whole["gmac"]
+    assert pruned["mb"] < 0.8 * whole["mb"]
+    assert sum(pruned["hidden_channels"]) < sum(whole["hidden_channels"]) == 4 * 256 + 48 + 32 + 12
+    for student in (whole, pruned):
+        assert student["seconds"] >= 6.0 and student["ms"] > 0
+        assert f"{student['psnr']:.2f}" in printed
+    assert str(tmp_path) not in (tmp_path / "pruning.json").read_text()
+
+
 def test_memory_is_bounded_by_the_budget(tmp_path):
     settings = ("--size", 64, "--budget-gib", 0.02)
     (idle, many), _ = bench("benchmark_memory", *settings, "--views", 4000, "--json", tmp_path / "m.json")

@@ -11,7 +11,7 @@ from torch import nn
 
 from mobiler2l_ns.distributed import mean_of_ranks
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.package import export_package
+from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.finetuning import BestStudent
 from mobiler2l_ns.student.network import ResidualBlock, StudentConfig, StudentNetwork, measure_cost
 from mobiler2l_ns.student.pruning import Pruning, channel_moments, choose, importance, prune, remove, smallest_macs
@@ -343,7 +343,8 @@ def test_the_exported_network_is_smaller_and_still_the_student(name, tmp_path):
     config = VARIANTS[name]
 
     def exported(student: Student, folder: str) -> tuple[int, int, int]:
-        assert export_package(student, "onnx", "fp32", tmp_path / folder).psnr >= 80
+        (package,) = export_packages(student, [Request("onnx", precision="fp32")], tmp_path / folder)
+        assert package.psnr_student >= 80
         file = tmp_path / folder / "mobiler2l.onnx"
         graph = onnx.load(str(file)).graph
         shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
