@@ -86,6 +86,10 @@ def inputs_of(
         given = {"camera_to_world": camera_to_world[None], "intrinsics": intrinsics_of(view)}
     else:
         given = {"encoding": encode(manifest, view, camera_to_world)}
+    if file["layout"] == "NHWC":
+        given = {name: value.transpose(0, 2, 3, 1) if value.ndim == 4 else value for name, value in given.items()}
+    if file["layout"] == "CHW":
+        given = {name: value[0] for name, value in given.items()}
     return {name: np.ascontiguousarray(given[name], dtype=dtype) for name, dtype in file["inputs"].items()}
 
 
@@ -111,10 +115,39 @@ def open_coreml(path: Path, function: str) -> Package:
     return FORMATS["coreml"].open(path, function)
 
 
+def open_litert(path: Path, function: str) -> Package:
+    """A LiteRT file; its picture has the channels last."""
+    from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-not-found]
+
+    render = Interpreter(model_path=str(path)).get_signature_runner(function)
+    return lambda inputs: render(**inputs)["image"][0].transpose(2, 0, 1)
+
+
+def open_ncnn(path: Path, function: str) -> Package:
+    """An ncnn folder, computed in float32."""
+    import ncnn  # type: ignore[import-not-found]
+
+    net = ncnn.Net()
+    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic"):
+        setattr(net.opt, f"use_{option}", False)
+    net.load_param(str(path / "model.param"))
+    net.load_model(str(path / "model.bin"))
+
+    def render(inputs: Mapping[str, Array]) -> Array:
+        extractor = net.create_extractor()
+        for name, value in inputs.items():
+            extractor.input(name, ncnn.Mat(value).clone())  # a copy with the alignment that layers rely on
+        return np.array(extractor.extract("image")[1])
+
+    return render
+
+
 OPEN: dict[str, Callable[[Path, str], Package]] = {
     "onnx": open_onnx,
     "snapml": open_snapml,
     "coreml": open_coreml,
+    "litert": open_litert,
+    "ncnn": open_ncnn,
 }
 
 

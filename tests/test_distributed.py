@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,19 @@ class Run:
 
 @pytest.fixture(scope="module")
 def runs(make_config, tmp_path_factory) -> dict[str, Run]:
-    """A run, the same gone on with for a few more steps, and one with batch norms."""
+    """A run, the same gone on with for a few more steps, one with batch norms, and one pruned as far as can be."""
     folder = tmp_path_factory.mktemp("ranks")
     steps = {"teacher_steps": TEACHER, "distill_steps": DISTIL, "finetune_steps": FINETUNE}
     configs = {
         "plain": make_config(folder, "plain", **steps),
         "resumed": make_config(folder, "resumed", **{**steps, "finetune_steps": FINETUNE + MORE}),
         "norm": make_config(folder, "norm", **steps),
+        "pruned": make_config(folder, "pruned", **steps),
     }
     configs["resumed"].load_dir = configs["plain"].get_checkpoint_dir()
     configs["norm"].pipeline.model.norm = True
+    pruned = configs["pruned"].pipeline
+    pruned.model = replace(pruned.model, width=32, num_blocks=4, norm=True, prune=(0.1, 0.32))
     for config in configs.values():
         config.pipeline.datamanager.pool_views, config.pipeline.datamanager.refresh_rate = 3, 0.15
     reports = train_on_two_ranks(list(configs.values()), folder)
@@ -47,7 +50,7 @@ def runs(make_config, tmp_path_factory) -> dict[str, Run]:
     }
 
 
-@pytest.fixture(scope="module", params=["plain", "resumed", "norm"])
+@pytest.fixture(scope="module", params=["plain", "resumed", "norm", "pruned"])
 def run(runs, request) -> Run:
     return runs[request.param]
 
@@ -88,6 +91,15 @@ def test_batch_norms_measure_the_batches_of_all_ranks(runs):
     means = [value for name, value in state.items() if name.endswith("running_mean")]
     assert means and all(bool(mean.any()) for mean in means)
     assert all(float(rank["mean_of_ranks"]) == 0.5 for rank in runs["norm"].ranks)
+
+
+def test_pruning_leaves_all_ranks_the_same_network(runs):
+    for rank in runs["pruned"].ranks:
+        weights = {name: value for name, value in rank["states"][-1].items() if ".student.network." in name}
+        widths = [len(value) for name, value in weights.items() if name.endswith(".body.0.weight")]
+        assert widths == [8, 0, 0, 0, 0, 0, 0]
+    speaking, _ = runs["pruned"].consoles
+    assert speaking.count("GMAC: 1 of 7 residual blocks, 8 hidden channels") == 1
 
 
 def test_only_rank_0_prints(runs):

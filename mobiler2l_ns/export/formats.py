@@ -52,6 +52,8 @@ class Format:
     """A function of a package in its runtime."""
     input_dtype: Callable[[Graph, str], str]
     """What a graph at a precision wants its inputs in."""
+    layout: str = "NCHW"
+    """Axes of an encoding and of a picture, as a client sees them; CHW has no batch axis at all."""
     contracts: tuple[Contract, ...] = ("pose", "encoding")
     holds_functions: bool = False
     """Whether one package holds several sizes, sharing weights."""
@@ -149,6 +151,32 @@ def _coreml_input(graph: Graph, precision: str) -> str:
     return input_dtype(graph, precision)
 
 
+def _convert_litert(graphs: Mapping[str, Graph], path: Path, precision: str, metadata: dict[str, str]) -> None:
+    from mobiler2l_ns.export import litert
+
+    parts = {name: (graph, graph.inputs) for name, graph in graphs.items()}
+    litert.convert_many(parts, path, precision, metadata)
+
+
+def _open_litert(path: Path, function: str) -> Runner:
+    from mobiler2l_ns.export.litert import LiteRTRunner
+
+    return LiteRTRunner(path, function)
+
+
+def _convert_ncnn(graphs: Mapping[str, Graph], path: Path, precision: str, metadata: dict[str, str]) -> None:
+    from mobiler2l_ns.export import ncnn
+
+    graph = _only(graphs)
+    ncnn.convert(graph, graph.inputs, path, precision, metadata)
+
+
+def _open_ncnn(path: Path, function: str) -> Runner:
+    from mobiler2l_ns.export.ncnn import NcnnRunner
+
+    return NcnnRunner(path)
+
+
 _MAC = sys.platform == "darwin"
 _COREML_THRESHOLDS = {"fp16": 55.0, "fp32": 80.0, "int8": 35.0, "palette6": 25.0, "palette4": 15.0}
 
@@ -190,6 +218,35 @@ FORMATS = {
             _convert_snapml,
             _open_snapml,
             _float32,
+        ),
+        Format(
+            "litert",
+            ".tflite",
+            "LiteRT (TensorFlow Lite) on Android and elsewhere",
+            {"fp32": 80.0, "fp16": 55.0, "int8": 35.0, "int8-dynamic": 25.0},
+            "the LiteRT interpreter",
+            "image, float32 (1, height, width, channels), 0..1",
+            _convert_litert,
+            _open_litert,
+            _float32,
+            layout="NHWC",
+            holds_functions=True,
+            extra="litert",
+            needs=("litert_torch", "ai_edge_litert"),
+        ),
+        Format(
+            "ncnn",
+            ".ncnn",
+            "ncnn on phones' CPUs and Vulkan GPUs",
+            {"fp16": 55.0, "fp32": 80.0, "int8": 30.0},
+            "ncnn on the CPU, computing in float32",
+            "image, float32 (channels, height, width), 0..1",
+            _convert_ncnn,
+            _open_ncnn,
+            _float32,
+            layout="CHW",
+            extra="ncnn",
+            needs=("ncnn", "pnnx"),
         ),
     )
 }

@@ -143,10 +143,18 @@ def _snapml_layers(path: Path, function: str) -> list[Layer]:
     return _onnx_model_layers(runnable(onnx.load(str(path))))
 
 
+def _litert_layers(path: Path, function: str) -> list[Layer]:
+    from mobiler2l_ns.export import litert
+
+    found = litert.layers(path)
+    return [Layer(op, name, shape, dtype.lower(), macs) for op, name, shape, dtype, macs in found]
+
+
 READERS: dict[str, Callable[[Path, str], list[Layer]]] = {
     "coreml": _coreml_layers,
     "onnx": _onnx_layers,
     "snapml": _snapml_layers,
+    "litert": _litert_layers,
 }
 """Who lists the operations of a format's packages."""
 

@@ -1,7 +1,7 @@
 """LiteRT (once TensorFlow Lite): a torch graph to a `.tflite` file for Android's and Google's runtimes.
 
 A client addresses everything by name, through a signature (`Interpreter.runSignature` on Android,
-`get_signature_runner` in Python); a file of one graph has the signature `render`:
+`get_signature_runner` in Python); a file of one graph has the signature `main`:
 
 - inputs: the names of the graph's inputs, float32, fixed shapes. An input of four axes is NHWC: a graph that takes an
   encoding (1, C, rows, columns) becomes one of (1, rows, columns, C), the C numbers of a ray side by side. Poses
@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import sys
@@ -53,19 +54,19 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.extras import load_extra
 
 if TYPE_CHECKING:
-    from mobiler2l_ns.export.coreml import TensorInput
+    from mobiler2l_ns.export.graph import GraphInput
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic")
-SIGNATURE, OUTPUT, METADATA = "render", "image", "mobiler2l"
+SIGNATURE, OUTPUT, METADATA = "main", "image", "mobiler2l"
 QUANTISED = ("CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
 ALIGNMENT = 16
 """Bytes; the schema's `force_align` of buffers, which its Python classes ignore."""
 
 
 def convert(
-    graph: nn.Module, inputs: Sequence[TensorInput], path: Path, precision: str, metadata: Mapping[str, str]
+    graph: nn.Module, inputs: Sequence[GraphInput], path: Path, precision: str, metadata: Mapping[str, str]
 ) -> None:
-    """Write a graph as a LiteRT file with the one signature `render`.
+    """Write a graph as a LiteRT file with the one signature `main`.
 
     Args:
         graph: in eval mode, on the CPU, float32; `inputs`, in order -> picture (1, C, H, W) in 0..1, C 3 or 4.
@@ -81,7 +82,7 @@ def convert(
 
 
 def convert_many(
-    graphs: Mapping[str, tuple[nn.Module, Sequence[TensorInput]]],
+    graphs: Mapping[str, tuple[nn.Module, Sequence[GraphInput]]],
     path: Path,
     precision: str,
     metadata: Mapping[str, str],
@@ -131,12 +132,12 @@ class LiteRTRunner:
         return np.ascontiguousarray(np.moveaxis(self._run(**arrays)[OUTPUT][0], 2, 0))
 
 
-def layers(path: Path) -> list[tuple[str, str, tuple[int, ...], str]]:
+def layers(path: Path) -> list[tuple[str, str, tuple[int, ...], str, int]]:
     """The operators of a file, in order of execution, one graph after the other.
 
     Returns:
-        For each operator its name in the schema (such as CONV_2D), and its first output's name, shape and type (such
-        as FLOAT32).
+        For each operator its name in the schema (such as CONV_2D), its first output's name, shape and type (such as
+        FLOAT32), and its multiply-accumulates, 0 for all but layers.
     """
     model, schema = _read(path.read_bytes()), load_extra("ai_edge_litert.schema_py_generated", "litert")
     operators = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
@@ -147,7 +148,13 @@ def layers(path: Path) -> list[tuple[str, str, tuple[int, ...], str]]:
             code, output = model.operatorCodes[operator.opcodeIndex], subgraph.tensors[operator.outputs[0]]
             name = operators[max(code.builtinCode, code.deprecatedBuiltinCode)]
             shape = tuple(int(side) for side in output.shape)
-            found.append((name, output.name.decode(), shape, types[output.type]))
+            macs = 0
+            if name in ("CONV_2D", "FULLY_CONNECTED"):  # weights (out, height, width, in) or (out, in)
+                macs = math.prod(shape) * math.prod(subgraph.tensors[operator.inputs[1]].shape[1:])
+            elif name == "TRANSPOSE_CONV":  # of the output's shape, the weights (out, height, width, in) and the input
+                _, weights, given = (subgraph.tensors[index].shape for index in operator.inputs[:3])
+                macs = math.prod(given) * math.prod(weights[:3])
+            found.append((name, output.name.decode(), shape, types[output.type], int(macs)))
     return found
 
 

@@ -50,6 +50,8 @@ class PackageFile:
     """Runtime that gave the compared pictures."""
     inputs: dict[str, str]
     """Name of each input -> its dtype; shapes are in ``views``."""
+    layout: str
+    """Axes of an encoding and of the picture: NCHW, NHWC, or CHW without the batch axis."""
     output: str
     """What the package gives."""
     views: list[dict[str, Any]]

@@ -46,7 +46,7 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.extras import load_extra
 
 if TYPE_CHECKING:
-    from mobiler2l_ns.export.coreml import TensorInput
+    from mobiler2l_ns.export.graph import GraphInput
 
 PRECISIONS = ("fp32", "fp16", "int8")
 OUTPUT = "image"
@@ -60,7 +60,7 @@ BODY = ("Convolution", "Deconvolution", "Gemm", "InnerProduct")
 
 
 def convert(
-    graph: nn.Module, inputs: Sequence[TensorInput], path: Path, precision: str, metadata: Mapping[str, str]
+    graph: nn.Module, inputs: Sequence[GraphInput], path: Path, precision: str, metadata: Mapping[str, str]
 ) -> None:
     """Write a graph as an ncnn package; the same graph gives the same bytes.
 
@@ -174,7 +174,7 @@ class _NoNarrow(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _run_pnnx(graph: nn.Module, inputs: Sequence[TensorInput]) -> tuple[list[_Layer], bytes]:
+def _run_pnnx(graph: nn.Module, inputs: Sequence[GraphInput]) -> tuple[list[_Layer], bytes]:
     """Layers and float32 weights; pnnx leaves eight files, in a folder that is removed."""
     pnnx = load_extra("pnnx", "ncnn")
     examples = tuple(torch.ones(wanted.shape) for wanted in inputs)

@@ -126,6 +126,7 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         ms=views[0]["ms"],
         run_by=job.form.run_by,
         inputs={value.name: dtype for value in first.inputs},
+        layout=job.form.layout,
         output=job.form.output,
         views=views,
         gmac=round(sum(layer.macs for layer in layers) / 1e9, 3) if layers else None,

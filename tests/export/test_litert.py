@@ -62,7 +62,7 @@ def test_the_file_is_the_graph(variant, start, tmp_path):
 def test_smaller_weights_cost_little(precision, least, start, tmp_path):
     graph, inputs, examples = contract(make_graph(), start)
     assert psnr(graph, convert(graph, inputs, tmp_path / "m.tflite", precision), examples) >= least
-    types = {kind for *_, kind in litert.layers(tmp_path / "m.tflite")}
+    types = {kind for *_, kind, _ in litert.layers(tmp_path / "m.tflite")}
     assert types == {"FLOAT32"}  # also what DEQUANTIZE gives
 
 
@@ -81,7 +81,7 @@ def test_several_sizes_share_their_weights(tmp_path):
     operators = len(litert.layers(tmp_path / "one"))
     assert extra < 600 * operators and _bytes_of_buffers(tmp_path / "two") < 1.2 * _bytes_of_buffers(tmp_path / "one")
     assert _bytes_of_buffers(tmp_path / "one") < 2 * weights
-    with pytest.raises(UserError, match="has no signature render, only .*small"):
+    with pytest.raises(UserError, match="has no signature main, only .*small"):
         LiteRTRunner(tmp_path / "two")
 
 
@@ -94,13 +94,13 @@ def test_a_client_finds_names_shapes_layout_and_metadata(tmp_path):
     convert(graph, inputs, tmp_path / "m.tflite", "fp16")
     interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(str(tmp_path / "m.tflite"))
     assert interpreter.get_signature_list() == {
-        "render": {"inputs": ["camera_to_world", "intrinsics"], "outputs": ["image"]}
+        "main": {"inputs": ["camera_to_world", "intrinsics"], "outputs": ["image"]}
     }
     picture = interpreter.get_signature_runner()(**{name: value.numpy() for name, value in camera.items()})["image"]
     assert picture.shape == (1, 43, 61, 3) and picture.dtype == np.float32
     assert litert.read_metadata(tmp_path / "m.tflite") == {"generator": "test"}
     found = litert.layers(tmp_path / "m.tflite")
-    assert found[-1][2:] == ((1, 43, 61, 3), "FLOAT32")
+    assert found[-1][2:4] == ((1, 43, 61, 3), "FLOAT32")
     assert {"SIN", "COS", "CONV_2D", "GELU", "LOGISTIC", "DEQUANTIZE"} <= {name for name, *_ in found}
 
 

@@ -43,10 +43,10 @@ def test_smaller_weights_cost_little(precision, least, share, start, tmp_path):
 
 def test_the_encoding_stays_in_float32_when_the_network_does_not(tmp_path):
     graph, inputs, (camera, _) = contract(make_graph(), "pose")
-    expected = graph.encode(**camera)[0].numpy()
+    expected = graph.encode(**camera)[0].numpy()  # type: ignore
     convert(graph, inputs, tmp_path / "p")
     param = tmp_path / "p" / ncnn.PARAM
-    encoding = re.search(r"^Convolution +\S+ +1 1 (\S+)", param.read_text(), re.MULTILINE)[1]
+    encoding = re.search(r"^Convolution +\S+ +1 1 (\S+)", param.read_text(), re.MULTILINE)[1]  # type: ignore
 
     def error_in_half() -> float:
         net = pytest.importorskip("ncnn").Net()
