@@ -127,4 +127,4 @@ def test_a_wrong_file_is_far_from_the_graph(mistake, tmp_path):
 def test_an_unknown_precision_is_named(tmp_path):
     graph, inputs, _ = contract(make_graph(), "encoding")
     with pytest.raises(UserError, match="LiteRT packages are fp32, fp16, int8, int8-dynamic, not int4"):
-        litert.convert(graph, inputs, tmp_path / "m.tflite", "int4", {})
+        litert.convert(graph, inputs, tmp_path / "m.tflite", "int4", {})  # type: ignore[arg-type]
