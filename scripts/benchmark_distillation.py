@@ -156,6 +156,10 @@ class Race:
             print(f"Teacher trained in {time.perf_counter() - began:.0f} s")
         return written
 
+    def recipe(self, name: str) -> Any:
+        """The config of a recipe, with what all recipes share."""
+        return self._prepared(recipe_config(name, self.arguments.network))
+
     def _prepared(self, config: Any) -> Any:
         """What all recipes share: the capture, its size, the pool."""
         config.pipeline.datamanager = replace(
@@ -251,7 +255,7 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
 
     torch.manual_seed(seed)
     arguments = race.arguments
-    config = race._prepared(recipe_config(name, arguments.network))
+    config = race.recipe(name)
     pipeline = race.pipeline(config)
     held_out = race.held_out(pipeline)
     model, student = pipeline.model, pipeline.model.student
@@ -338,8 +342,8 @@ def write(results: dict[str, Any], title: str, race: Race) -> None:
         plot(results, arguments.png, title)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(description: str | None = __doc__, kind: type[Race] = Race) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="a capture, in Blender or nerfstudio format")
     source.add_argument("--oracle", action="store_true", help="the demo scene, with its own renderer as the teacher")
@@ -363,7 +367,7 @@ def main() -> None:
     what = "demo scene, exact teacher" if arguments.oracle else arguments.data.resolve().name
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     title = f"{what}, {arguments.resolution} px, {arguments.network} network, {device}"
-    race = Race(arguments)
+    race = kind(arguments)
     results: dict[str, Any] = {}
     for name in re.split(r",(?![^(]*\))", arguments.recipes):  # commas inside parentheses belong to a value
         results[name] = merge([run(race, name, seed)[0] for seed in arguments.seeds])

@@ -12,6 +12,9 @@ import pytest
 # Before torch and nerfstudio read them.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("MPLBACKEND", "agg")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The processes share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from short_run import PHASES, load_script, train  # noqa: E402
 

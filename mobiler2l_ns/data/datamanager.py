@@ -56,6 +56,9 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     """Where the pool lives; auto takes the GPU when half of its free memory holds the pool."""
     refresh_rate: float = 0.1
     """New pseudo views per training step and device, each replacing the oldest; 0 keeps the first ones."""
+    shift_grid: bool = False
+    """Lay each batch's grid of rays over the pseudo views at another place within a block: a view then teaches
+    stride x stride sets of rays in place of one, each one row and column smaller."""
     full_pitch_share: float = 0.6
     """Share of the student's training steps at full resolution, if it learns several pitches; the rest share evenly."""
     photo_share: float = 0.5
@@ -248,7 +251,15 @@ class MobileR2LDataManager(VanillaDataManager):
             self._owed_views -= 1.0
             self.render_view(self.sample_poses(1)[0])
         poses, pictures = self.pool.draw(count, self.device)
-        return *self.view.at(pitch).rays(poses), *self.view.coarsen(pictures, pitch)
+        view = self.view.at(pitch)
+        pictures, mask = self.view.coarsen(pictures, pitch)
+        # While fine-tuning, the views share a batch with photos, whose rays are fixed.
+        if self.config.shift_grid and self.phase is Phase.DISTIL and min(view.grid) > 1:
+            down, right = torch.randint(view.stride, (2,), generator=self._generator).tolist()
+            view = view.beginning_at(down, right)
+            rows, columns = slice(down, down + view.height), slice(right, right + view.width)
+            pictures, mask = pictures[:, rows, columns], None if mask is None else mask[:, rows, columns]
+        return *view.rays(poses), pictures, mask
 
     def get_train_rays_per_batch(self) -> int:
         if self.phase is Phase.TEACHER:

@@ -50,6 +50,12 @@ class StudentView:
         left, top = (self.width - width) / 2, (self.height - height) / 2
         return StudentView(height, width, self.fx, self.fy, self.cx - left, self.cy - top, self.stride)
 
+    def beginning_at(self, down: int, right: int) -> StudentView:
+        """The part of what this view covers that begins so many pixels, less than a block, from its corner, one block
+        smaller each way. Its rays go through other places than this view's."""
+        height, width = (pixels - self.stride for pixels in self.covered)
+        return StudentView(height, width, self.fx, self.fy, self.cx - right, self.cy - down, self.stride)
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of low-resolution rays."""

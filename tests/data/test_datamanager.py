@@ -7,6 +7,7 @@ import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.utils import comms
+from torch.nn import functional
 
 from mobiler2l_ns.data.datamanager import MobileR2LDataManagerConfig
 from mobiler2l_ns.errors import UserError
@@ -72,6 +73,49 @@ def test_a_batch_pairs_pictures_with_the_rays_of_their_poses(config):
     colour = rays.origins[:, 0, 0] / 12 + 0.5
     torch.testing.assert_close(batch["image"][:, 10, 20], colour, atol=0.5 / 255 + 1e-6, rtol=0)
     assert datamanager.get_train_rays_per_batch() == 3 * 7 * 7
+
+
+def paint_directions(camera):
+    """A teacher whose colours say where each pixel looks; a block's mean colour is then its centre's."""
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+    directions = rays.directions * rays.metadata["directions_norm"]
+    return {"picture": directions / 4 + 0.5, "depth": torch.full_like(directions[..., :1], 4.0)}
+
+
+@pytest.mark.parametrize("pitches", [(1.0,), (1.0, 2.0)])
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_shifted_grids_rays_go_through_the_middle_of_their_blocks(config, shift, pitches):
+    student = replace(PAPER, pitches=pitches)
+    datamanager = set_up(replace(config, shift_grid=shift, full_pitch_share=0.5), paint_directions, student=student)
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    for step in range(8):
+        rays, batch = datamanager.next_train(step)
+        coarse = float(rays.metadata["pitch"].flatten()[0]) == 2.0
+        rows = (4 if coarse else 7) - shift
+        assert rays.shape == (3, rows, rows) and batch["image"].shape == (3, 8 * rows, 8 * rows, 3)
+        directions = rays.directions * rays.metadata["directions_norm"]
+        blocks = functional.avg_pool2d(batch["image"].permute(0, 3, 1, 2), 8).permute(0, 2, 3, 1)
+        whole = slice(None, rows - 1 if coarse else rows)  # the last blocks reach beyond a coarse picture
+        torch.testing.assert_close(directions[:, whole, whole], 4 * (blocks - 0.5)[:, whole, whole], atol=6e-3, rtol=0)
+        assert "mask" not in batch or batch["mask"].shape == batch["image"].shape[:3]
+
+
+@pytest.mark.parametrize(("shift", "places"), [(True, 16), (False, 1)])
+def test_a_shifted_grid_lies_elsewhere_in_every_step(config, shift, places):
+    datamanager = set_up(replace(config, shift_grid=shift, pool_views=1, views_per_batch=1), paint_directions)
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    corners = {tuple(datamanager.next_train(step)[0].directions[0, 0, 0].tolist()) for step in range(40)}
+    assert len(corners) >= places
+
+
+def test_fine_tuning_keeps_the_grid_of_the_photos(config):
+    datamanager = set_up(replace(config, shift_grid=True, photo_share=0.5, views_per_batch=2), paint_directions)
+    datamanager.phase = Phase.FINETUNE
+    datamanager.fill_pool()
+    datamanager.load_photos(torch.ones(3))
+    assert datamanager.next_train(0)[0].shape == (2, 7, 7)
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.25, 2), (1.0, 8), (1.5, 12)])
