@@ -151,7 +151,12 @@ _paper = replace(
     pipeline=replace(
         _full.pipeline,
         datamanager=replace(
-            _full.pipeline.datamanager, views_per_batch=10, pool_views=10_000, pool_budget_gib=20.0, refresh_rate=0.0
+            _full.pipeline.datamanager,
+            views_per_batch=10,
+            pool_views=10_000,
+            pool_budget_gib=20.0,
+            refresh_rate=0.0,
+            shift_grid=False,
         ),
         model=replace(MobileR2LModelConfig(), initialisation="torch", jitter="batch", ray_bounds="planes"),
         growth_shares=(),

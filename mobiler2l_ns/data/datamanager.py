@@ -56,7 +56,7 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     """Where the pool lives; auto takes the GPU when half of its free memory holds the pool."""
     refresh_rate: float = 0.1
     """New pseudo views per training step and device, each replacing the oldest; 0 keeps the first ones."""
-    shift_grid: bool = False
+    shift_grid: bool = True
     """Lay each batch's grid of rays over the pseudo views at another place within a block: a view then teaches
     stride x stride sets of rays in place of one, each one row and column smaller."""
     full_pitch_share: float = 0.6
@@ -244,6 +244,10 @@ class MobileR2LDataManager(VanillaDataManager):
             return pitches[0]
         return pitches[1 + int(torch.randint(len(pitches) - 1, (), generator=self._generator))]
 
+    def _shifts_grid(self) -> bool:
+        # While fine-tuning, the views share a batch with photos, whose rays are fixed.
+        return self.config.shift_grid and self.phase is Phase.DISTIL
+
     def _pseudo_batch(self, count: int, pitch: float) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         assert self.pool is not None
         self._owed_views += self.config.refresh_rate
@@ -253,8 +257,7 @@ class MobileR2LDataManager(VanillaDataManager):
         poses, pictures = self.pool.draw(count, self.device)
         view = self.view.at(pitch)
         pictures, mask = self.view.coarsen(pictures, pitch)
-        # While fine-tuning, the views share a batch with photos, whose rays are fixed.
-        if self.config.shift_grid and self.phase is Phase.DISTIL and min(view.grid) > 1:
+        if self._shifts_grid() and min(view.grid) > 1:
             down, right = torch.randint(view.stride, (2,), generator=self._generator).tolist()
             view = view.beginning_at(down, right)
             rows, columns = slice(down, down + view.height), slice(right, right + view.width)
@@ -264,5 +267,5 @@ class MobileR2LDataManager(VanillaDataManager):
     def get_train_rays_per_batch(self) -> int:
         if self.phase is Phase.TEACHER:
             return super().get_train_rays_per_batch()
-        rows, columns = self.view.grid
+        rows, columns = (max(1, size - self._shifts_grid()) for size in self.view.grid)
         return self.config.views_per_batch * rows * columns
