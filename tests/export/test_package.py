@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from short_run import open_run
-from small_student import VARIANTS, make_student
+from small_student import MISTAKES, VARIANTS, make_student
 from torch import nn
 
 from mobiler2l_ns.errors import UserError
@@ -235,20 +235,7 @@ def test_exporting_twice_gives_the_same_bytes(format_name, precision, tmp_path):
     assert [file.sha256 for file in first] == [file.sha256 for file in second]
 
 
-def wrong_weight(graph: PoseToImage) -> None:
-    graph.network.head[0].weight[3] += 0.5  # type: ignore[operator]
-
-
-def wrong_activation(graph: PoseToImage) -> None:
-    graph.network.head[1] = nn.ReLU()
-
-
-def swapped_channels(graph: PoseToImage) -> None:
-    out = graph.network.out[0]
-    out.weight.copy_(out.weight.flip(0))  # type: ignore[operator,union-attr]
-
-
-@pytest.mark.parametrize("mistake", [wrong_weight, wrong_activation, swapped_channels])
+@pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize(
     ("format_name", "contract"), [("coreml", "encoding"), ("onnx", "pose"), ("snapml", "encoding")]
 )
