@@ -88,8 +88,8 @@ def test_a_client_finds_names_and_shapes(tmp_path):
     about = json.loads((tmp_path / "p" / ncnn.METADATA).read_text())
     assert about["inputs"] == {"camera_to_world": [3, 4], "intrinsics": [4]} and about["output"] == "image"
     assert about["metadata"] == {"generator": "test"}
-    assert list(run._net.input_names()) == ["camera_to_world", "intrinsics"]
-    assert list(run._net.output_names()) == ["image"]
+    assert list(run.net.input_names()) == ["camera_to_world", "intrinsics"]
+    assert list(run.net.output_names()) == ["image"]
 
 
 def test_a_codebook_holds_values_it_has_room_for():
