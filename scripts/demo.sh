@@ -39,7 +39,7 @@ print(f"Teacher:  {results['teacher_psnr']:.2f} dB, SSIM {results['teacher_ssim'
 for name, path in {
     "Run": run, "Checkpoint": run / "nerfstudio_models", "Metrics": run / "eval.json", "Pictures": run / "eval_images",
     "Core ML": run / "exports/mobiler2l.mlpackage", "ONNX": run / "exports/mobiler2l.onnx",
-    "Manifest": run / "exports/manifest.json",
+    "Manifest": run / "exports/manifest.json", "Client code": run / "exports/CLIENT.md",
 }.items():
     print(f"{name + ':':<12}{path}")
 PY
