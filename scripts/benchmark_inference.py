@@ -117,6 +117,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: as many as the runtime likes")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     arguments = parser.parse_args()
+    present = formats_present()
+    absent = sorted(set(arguments.formats or ()) - set(present))
+    if absent:
+        raise SystemExit(f"{', '.join(absent)} cannot be timed here; these can: {', '.join(present)}")
+    formats = list(dict.fromkeys([REFERENCE, *(arguments.formats or present)]))
 
     from results_file import write_json
     from rich.console import Console
@@ -128,11 +133,7 @@ def main() -> None:
     from mobiler2l_ns.export.manifest import digests
     from mobiler2l_ns.student.network import measure_cost
 
-    present, console = formats_present(), Console()
-    absent = sorted(set(arguments.formats or ()) - set(present))
-    if absent:
-        raise SystemExit(f"{', '.join(absent)} cannot be timed here; these can: {', '.join(present)}")
-    formats = list(dict.fromkeys([REFERENCE, *(arguments.formats or present)]))
+    console = Console()
     names = list(dict.fromkeys([BASELINE, *arguments.methods]))
     students = {name: student_of(name, arguments.size) for name in names}
     costs = {name: measure_cost(students[name].config, arguments.size, arguments.size) for name in names}

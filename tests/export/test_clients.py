@@ -139,12 +139,18 @@ def test_the_encoding_in_cpp_is_the_reference_clients(packages, tmp_path):
     np.testing.assert_allclose(got.reshape(encoded.shape), encoded, atol=5e-5)
 
 
-def test_a_package_of_several_sizes_lists_them(tmp_path):
-    sizes = ((44, 60), (22, 30))
-    export_packages(make_student(pitches=(1.0, 2.0)), [Request("coreml", "encoding", sizes=sizes)], tmp_path)
-    page = (tmp_path / clients.NAME).read_text()
-    code = code_of(page, "mobiler2l-encoding-60x44-30x22.mlpackage", "swift")
-    assert 'functionName = "size_60x44"' in code and "[Float16](repeating: 0.0, count: 313 * 6 * 8)" in code
+def test_a_package_of_several_sizes_lists_them(packages):
+    _, described, _, _ = packages
+    view = described["files"][0]["views"][0]
+    lens = {"fx": 35.0, "fy": 36.0, "cx": 15.5, "cy": 10.0}
+    smaller = {**view, "function": "size_30x22", "width": 30, "height": 22, "rows": 3, "columns": 4, "intrinsics": lens}
+    views = [{**view, "function": "size_60x44"}, smaller]
+    half = {"contract": "encoding", "inputs": {"encoding": "float16"}, "format": "coreml", "path": "two.mlpackage"}
+    page = clients.page({**described, "files": [{**described["files"][0], **half, "views": views}]})
+    code = code_of(page, "two.mlpackage", "swift")
+    channels = described["contracts"]["encoding"]["encoding"]["shape"][1]
+    assert 'functionName = "size_60x44"' in code and f"count: {channels} * 6 * 8)" in code
+    assert "MLShapedArray<Float16>" in code
     assert "| 30 x 22 | `size_30x22` | 3 x 4 | 35.0, 36.0, 15.5, 10.0 |" in page
 
 

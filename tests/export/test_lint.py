@@ -54,7 +54,8 @@ def test_formats_of_extras_are_read_too(format_name, tmp_path):
     whole, alone = export_packages(student, requests, tmp_path)
     assert alone.gmac == pytest.approx(measure_cost(student.config, 44, 60).gmac, abs=5e-4)
     assert alone.largest_activation_bytes == 48 * 64 * 8 * (2 if format_name == "ncnn" else 4)
-    assert alone.warnings == []
+    # Nothing of the network is left; where no stride divides the picture, the rest is cut off.
+    assert all("SLICE" in warning for warning in alone.warnings)
     # Sines and cosines: NPUs are not known to run the latter, and ncnn packages keep both in float32 on the CPU.
     left = "1 x COS (float32) falls back" if format_name == "litert" else "x UnaryOp (float32) is kept on the CPU"
     assert any(left in warning for warning in whole.warnings)
