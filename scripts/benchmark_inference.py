@@ -1,23 +1,32 @@
-"""Time the exported ONNX networks of methods side by side with onnxruntime on the CPU.
+"""Time the exported networks of methods side by side, in every format that is installed here and has a runtime.
 
-    python scripts/benchmark_inference.py mobiler2l mobiler2l-fast --json FILE
+    python scripts/benchmark_inference.py mobiler2l mobiler2l-fast [--formats onnx onnx-int8 litert ncnn] --json FILE
 
-The weights are random, which changes nothing in the time. All networks are loaded first and run by turns, so that a
-busy machine slows all alike; the median counts. The network of mobiler2l-paper is the baseline of every ratio.
+A format is named like a package: ``onnx`` is onnx at its default precision, ``onnx-int8`` at another. The weights are
+random, which changes nothing in the time. All networks are loaded first and run by turns, so that a busy machine slows
+all alike; the median counts. In each format, the network of mobiler2l-paper is the baseline of every ratio. Core ML is
+timed on macOS only: what stands in for it elsewhere says nothing about time.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 BASELINE = "mobiler2l-paper"
+REFERENCE = "onnx"
+"""The format that is always timed, and that a result's own figures are of."""
+Inputs = dict[str, Any]
+Frame = Callable[[Inputs], Any]
 
 
 def student_of(method: str, size: int) -> Any:
@@ -40,64 +49,139 @@ def student_of(method: str, size: int) -> Any:
     return student.eval().requires_grad_(False)
 
 
+def open_onnx(path: Path, threads: int) -> Frame:
+    """One frame by onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(["image"], inputs)
+
+
+def open_litert(path: Path, threads: int) -> Frame:
+    """One frame by the LiteRT interpreter on the CPU."""
+    from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-not-found]
+
+    render = Interpreter(model_path=str(path), num_threads=threads or os.cpu_count()).get_signature_runner("main")
+    return lambda inputs: render(**inputs)
+
+
+def open_ncnn(path: Path, threads: int) -> Frame:
+    """One frame by ncnn on the CPU, with the options it comes with."""
+    import ncnn  # type: ignore[import-not-found]
+
+    net = ncnn.Net()
+    if threads:
+        net.opt.num_threads = threads
+    net.load_param(str(path / "model.param"))
+    net.load_model(str(path / "model.bin"))
+
+    def frame(inputs: Inputs) -> Any:
+        extractor = net.create_extractor()
+        for name, value in inputs.items():
+            extractor.input(name, ncnn.Mat(value[0]).clone())
+        return extractor.extract("image")
+
+    return frame
+
+
+def open_coreml(path: Path, threads: int) -> Frame:
+    """One frame by Core ML, which chooses processors and threads itself."""
+    from mobiler2l_ns.export.formats import FORMATS
+
+    return FORMATS["coreml"].open(path, "main")
+
+
+OPEN = {"onnx": open_onnx, "litert": open_litert, "ncnn": open_ncnn}
+if sys.platform == "darwin":
+    OPEN["coreml"] = open_coreml
+
+
+def formats_present() -> list[str]:
+    """Every precision of every format that can be written and timed here."""
+    from mobiler2l_ns.export.formats import FORMATS
+
+    forms = [FORMATS[name] for name in OPEN if FORMATS[name].missing() is None]
+    return [
+        form.name + f"-{precision}" * (precision != form.precision) for form in forms for precision in form.thresholds
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="+", help="such as mobiler2l")
+    parser.add_argument("--formats", nargs="+", help="such as onnx-int8 litert; all that are present if not given")
     parser.add_argument("--size", type=int, default=800, help="pixels of the square picture")
     parser.add_argument("--runs", type=int, default=9, help="timed frames of each network")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as onnxruntime likes")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as the runtime likes")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     arguments = parser.parse_args()
+    present = formats_present()
+    absent = sorted(set(arguments.formats or ()) - set(present))
+    if absent:
+        raise SystemExit(f"{', '.join(absent)} cannot be timed here; these can: {', '.join(present)}")
+    formats = list(dict.fromkeys([REFERENCE, *(arguments.formats or present)]))
 
-    import onnxruntime
     from results_file import write_json
     from rich.console import Console
+    from rich.progress import track
     from rich.table import Table
 
-    from mobiler2l_ns.export import onnx
-    from mobiler2l_ns.export.graph import PoseToImage
+    from mobiler2l_ns.export.formats import FORMATS
+    from mobiler2l_ns.export.graph import graph_of
+    from mobiler2l_ns.export.manifest import digests
     from mobiler2l_ns.student.network import measure_cost
 
+    console = Console()
     names = list(dict.fromkeys([BASELINE, *arguments.methods]))
+    students = {name: student_of(name, arguments.size) for name in names}
+    costs = {name: measure_cost(students[name].config, arguments.size, arguments.size) for name in names}
     pose = torch.eye(4)[None, :3].clone()
     pose[0, 2, 3] = 4.0
-    sessions, sizes, costs = {}, {}, {}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = arguments.threads
+    inputs = {"camera_to_world": pose.numpy(), "intrinsics": students[BASELINE].capture.intrinsics[None].numpy()}
+
+    frames: dict[tuple[str, str], Frame] = {}
+    sizes: dict[tuple[str, str], float] = {}
+    pairs = [(name, label) for label in formats for name in names]
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            student = student_of(name, arguments.size)
-            file = Path(folder) / f"{name}.onnx"
-            onnx.convert(PoseToImage(student).eval(), file, "fp32", {})
-            sizes[name] = file.stat().st_size / 1e6
-            costs[name] = measure_cost(student.config, arguments.size, arguments.size)
-            sessions[name] = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-            inputs = {"camera_to_world": pose.numpy(), "intrinsics": student.capture.intrinsics[None].numpy()}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(arguments.runs + 2):
-        for name in names:
-            began = time.perf_counter()
-            sessions[name].run(["image"], inputs)
-            if turn >= 2:  # the first ones warm up
-                times[name].append(1000 * (time.perf_counter() - began))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    table = Table(title=f"onnxruntime {onnxruntime.__version__}, CPU, {arguments.size} x {arguments.size} pixels")
-    for column in ("network", "ms", "to paper", "MB fp32", "GMAC", "M parameters"):
-        table.add_column(column, justify="left" if column == "network" else "right")
-    results = {}
-    for name in names:
-        ratio = medians[name] / medians[BASELINE]
-        results[name] = {"ms": medians[name], "mb": sizes[name], "ratio_to_paper": ratio, "gmac": costs[name].gmac}
-        parameters = costs[name].params_folded / 1e6
+        for name, label in track(pairs, "Converting", console=console, transient=True):
+            form = FORMATS[label.partition("-")[0]]
+            precision = label.partition("-")[2] or form.precision
+            path = Path(folder) / f"{name}-{label}{form.suffix}"
+            form.convert({"main": graph_of(students[name], "pose")}, path, precision, {})
+            sizes[name, label] = digests(path)[0] / 1e6
+            frames[name, label] = OPEN[form.name](path, arguments.threads)
+        times: dict[tuple[str, str], list[float]] = {pair: [] for pair in pairs}
+        for turn in track(range(arguments.runs + 2), "Timing", console=console, transient=True):
+            for pair in pairs:
+                began = time.perf_counter()
+                frames[pair](inputs)
+                if turn >= 2:  # the first ones warm up
+                    times[pair].append(1000 * (time.perf_counter() - began))
+    medians = {pair: statistics.median(values) for pair, values in times.items()}
+
+    table = Table(title=f"CPU, {arguments.size} x {arguments.size} pixels")
+    for column in ("network", "format", "ms", "to paper", "MB", "GMAC", "M parameters"):
+        table.add_column(column, justify="left" if column in ("network", "format") else "right")
+    results: dict[str, dict[str, Any]] = {}
+    for name, label in pairs:
+        ratio = medians[name, label] / medians[BASELINE, label]
+        measured = {"ms": medians[name, label], "mb": sizes[name, label], "ratio_to_paper": ratio}
+        if label == REFERENCE:
+            results[name] = {**measured, "gmac": costs[name].gmac, "formats": {}}
+        else:
+            results[name]["formats"][label] = measured
         table.add_row(
             name,
-            f"{medians[name]:.0f}",
+            label,
+            f"{medians[name, label]:.0f}",
             f"{ratio:.2f}",
-            f"{sizes[name]:.2f}",
+            f"{sizes[name, label]:.2f}",
             f"{costs[name].gmac:.2f}",
-            f"{parameters:.2f}",
+            f"{costs[name].params_folded / 1e6:.2f}",
         )
-    Console().print(table)
+    console.print(table)
     write_json(arguments.json, results)
 
 

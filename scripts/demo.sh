@@ -40,7 +40,7 @@ for name, path in {
     "Run": run, "Checkpoint": run / "nerfstudio_models", "Metrics": run / "eval.json", "Pictures": run / "eval_images",
     "Report": run / "report.html",
     "Core ML": run / "exports/mobiler2l.mlpackage", "ONNX": run / "exports/mobiler2l.onnx",
-    "Manifest": run / "exports/manifest.json",
+    "Manifest": run / "exports/manifest.json", "Client code": run / "exports/CLIENT.md",
 }.items():
     print(f"{name + ':':<12}{path}")
 PY

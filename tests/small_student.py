@@ -1,18 +1,23 @@
-"""A small student for the export tests, and the variants of it that packages must hold."""
+"""Small students for the export tests, the graphs of them, and the variants that packages must hold."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+import math
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mobiler2l_ns.export.graph import Contract, Graph, graph_of
 from mobiler2l_ns.student.network import StudentConfig
 from mobiler2l_ns.student.student import Student
 
 
-def make_student(sphere=False, width_of_body=24, **config) -> Student:
+def make_student(sphere=False, width_of_body=24, height=44, width=60, **config) -> Student:
     """A small student whose batch norms have seen something."""
     torch.manual_seed(0)
-    student = Student(StudentConfig(width=width_of_body, num_blocks=2, sr_channels=(16, 8, 8), **config))
+    config = {"num_blocks": 2, "sr_channels": (16, 8, 8), **config}
+    student = Student(StudentConfig(width=width_of_body, **config))
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None and module.running_var is not None
@@ -25,7 +30,7 @@ def make_student(sphere=False, width_of_body=24, **config) -> Student:
     poses = torch.eye(4)[:3].repeat(8, 1, 1)
     poses[:, :, 3] = torch.randn(8, 3) + torch.tensor([0.0, 0.0, 4.0])
     student.capture.record(
-        image_size=torch.tensor([44, 60]),
+        image_size=torch.tensor([height, width]),
         intrinsics=torch.tensor([70.0, 72.0, 31.0, 20.0]),
         depth_range=torch.tensor([2.0, 6.0]),
         proof_poses=poses,
@@ -46,3 +51,65 @@ VARIANTS = {
     "sphere": {"sphere": True},
     "alpha, several pitches": {"alpha": True, "pitches": (1.0, 1.5, 2.0), "sphere": True},
 }
+
+COMBINED_VARIANTS = {
+    "gelu": {},
+    "relu, stride 12, alpha, several pitches, sphere": {
+        "activation": "relu",
+        "strides": (2, 2, 3),
+        "alpha": True,
+        "pitches": (1.0, 1.5),
+        "sphere": True,
+    },
+    "mlp, unbounded": {"layer": "mlp", "contraction": "on"},
+}
+"""Most of the same in three students, for formats that take seconds to convert."""
+
+
+def make_graph(start: Contract, **settings) -> tuple[Graph, list[dict[str, Tensor]]]:
+    """The graph of a smaller student, its picture of a size that no stride divides, and two examples of what it takes.
+
+    Args:
+        start: what the graph begins at.
+        settings: of ``make_student``.
+    """
+    # Not the identity, which would leave half of the layers without a say.
+    smaller = {"height": 43, "width": 61, "num_blocks": 1, "sr_blocks": 1, "initialisation": "torch"}
+    student = make_student(**{**smaller, **settings})
+    torch.manual_seed(1)
+    cameras = []
+    for position in torch.randn(2, 3) * 0.5 + torch.tensor([0.0, 0.0, 4.0]):
+        pose = torch.cat([torch.eye(3), position[:, None]], dim=1)[None]
+        cameras.append({"camera_to_world": pose, "intrinsics": student.capture.intrinsics[None]})
+    whole = graph_of(student, "pose")
+    if start == "pose":
+        return whole, cameras
+    return graph_of(student, "encoding"), [{"encoding": whole.encode(**camera)} for camera in cameras]  # type: ignore
+
+
+def psnr(graph: nn.Module, run, examples: list[dict[str, Tensor]]) -> float:
+    """dB between a graph and its package, whose pictures must have the right shape and layout."""
+    squared = []
+    for example in examples:
+        expected = graph(**example)[0].numpy()
+        got = run({name: value.numpy() for name, value in example.items()})
+        assert got.shape == expected.shape and got.dtype == np.float32
+        squared.append(np.square(got.astype(np.float64) - expected).mean())
+    return -10 * math.log10(max(float(np.mean(squared)), 1e-20))
+
+
+def wrong_weight(graph: Graph) -> None:
+    graph.network.head[0].weight[3] += 0.5  # type: ignore[operator]
+
+
+def wrong_activation(graph: Graph) -> None:
+    graph.network.head[1] = nn.ReLU()
+
+
+def swapped_channels(graph: Graph) -> None:
+    out = graph.network.out[0]
+    out.weight.copy_(out.weight.flip(0))  # type: ignore[operator,union-attr]
+
+
+MISTAKES = [wrong_weight, wrong_activation, swapped_channels]
+"""Each changes a graph in place."""

@@ -10,6 +10,8 @@ import sys
 import pytest
 from short_run import SCRIPTS, load_script
 
+from mobiler2l_ns.export.formats import FORMATS
+
 
 def bench(name, *arguments):
     """Run a script; returns the JSON file it wrote."""
@@ -69,14 +71,24 @@ def test_training_throughput_is_measured_against_the_plain_recipe(tmp_path):
 
 
 def test_latency_is_measured_against_the_papers_network(tmp_path):
-    result, _ = bench(
-        "benchmark_inference", "mobiler2l", "mobiler2l-fast", "--size", 64, "--runs", 3, "--json", tmp_path / "i.json"
-    )
-    assert result["mobiler2l-paper"]["ratio_to_paper"] == 1.0
-    for name in ("mobiler2l", "mobiler2l-fast"):
-        expected = result[name]["ms"] / result["mobiler2l-paper"]["ms"]
-        assert result[name]["ratio_to_paper"] == pytest.approx(expected)
-        assert result[name]["mb"] < result["mobiler2l-paper"]["mb"]
+    settings = ("--size", 64, "--runs", 3, "--json", tmp_path / "i.json")
+    formats = ["onnx-int8", *(name for name in ("litert", "ncnn") if FORMATS[name].missing() is None)]
+    result, printed = bench("benchmark_inference", "mobiler2l-fast", *settings, "--formats", *formats)
+    paper, fast = result["mobiler2l-paper"], result["mobiler2l-fast"]
+    assert set(fast) >= {"ms", "mb", "ratio_to_paper"} and list(fast["formats"]) == formats
+    for ours, theirs in [(fast, paper), *((fast["formats"][name], paper["formats"][name]) for name in formats)]:
+        assert theirs["ratio_to_paper"] == 1.0
+        assert ours["ratio_to_paper"] == pytest.approx(ours["ms"] / theirs["ms"])
+        assert ours["mb"] < theirs["mb"]
+    assert fast["formats"]["onnx-int8"]["mb"] < 0.3 * fast["mb"] and "onnx-int8" in printed
+
+
+def test_what_stands_in_for_core_ml_is_not_timed(monkeypatch):
+    script = load_script("benchmark_inference")
+    monkeypatch.setattr(sys, "argv", ["benchmark_inference", "mobiler2l", "--formats", "coreml", "snapml"])
+    absent = "snapml" if sys.platform == "darwin" else "coreml, snapml"
+    with pytest.raises(SystemExit, match=f"^{absent} cannot be timed here; these can: .*onnx, onnx-fp16, onnx-int8"):
+        script.main()
 
 
 def test_pruned_students_are_measured_side_by_side(tmp_path):

@@ -82,6 +82,17 @@ PROCESSORS = (
         "https://arm-software.github.io/armnn/23.08/supportlibrary.html (an NNAPI driver's own list)",
     ),
     Processor(
+        "ncnn's Vulkan GPU",
+        _names("ncnn"),
+        _names(
+            "AbsVal BinaryOp Clip Concat Convolution Crop Deconvolution GELU Gemm InnerProduct MatMul MemoryData "
+            "Permute ReLU Reduction Reshape Sigmoid Slice TanH Tile UnaryOp"
+        ),
+        _names("ExpandDims Squeeze"),
+        False,
+        "https://github.com/Tencent/ncnn/tree/master/src/layer/vulkan (a file for each layer that has a shader)",
+    ),
+    Processor(
         "SnapML on the iPhone's NPU",
         _names("snapml"),
         _names("Abs Add BatchNormalization Concat Conv ConvTranspose GeluSnap Mul Relu Sigmoid"),

@@ -29,6 +29,8 @@ class Layer:
     dtype: str
     macs: int
     """Multiply-accumulates; 0 for all but convolutions and matrix products."""
+    on_cpu: bool = False
+    """Whether the package itself keeps it on the CPU."""
 
     @property
     def activation_bytes(self) -> int:
@@ -56,13 +58,13 @@ def lint(layers: Sequence[Layer], format_name: str) -> list[Finding]:
     A last cast into an image is not reported: it belongs to the runtime's own output, not to the graph.
     """
     outputs = {layer.name for layer in layers[-2:] if layer.op == "cast"}
-    kinds = Counter((layer.op, layer.dtype) for layer in layers if layer.name not in outputs)
+    kinds = Counter((layer.op, layer.dtype, layer.on_cpu) for layer in layers if layer.name not in outputs)
     findings = []
     for processor in PROCESSORS:
         if format_name not in processor.formats:
             continue
-        for (op, dtype), count in sorted(kinds.items()):
-            reason = _why_not(processor, op, dtype)
+        for (op, dtype, on_cpu), count in sorted(kinds.items()):
+            reason = "is kept on the CPU by the package" if on_cpu else _why_not(processor, op, dtype)
             if reason:
                 findings.append(Finding(processor.name, op, dtype, count, reason))
     return findings
@@ -77,8 +79,8 @@ def _why_not(processor: Processor, op: str, dtype: str) -> str | None:
 
 
 def layers_of(format_name: str, path: Path, function: str = "main") -> list[Layer]:
-    """The operations of a package, in order; none for formats whose graphs are not read."""
-    return READERS[format_name](path, function) if format_name in READERS else []
+    """The operations of a package, in order."""
+    return READERS[format_name](path, function)
 
 
 def _convolution_macs(op: str, given: Sequence[int], weight: Sequence[int], out: Sequence[int]) -> int:
@@ -150,11 +152,18 @@ def _litert_layers(path: Path, function: str) -> list[Layer]:
     return [Layer(op, name, shape, dtype.lower(), macs) for op, name, shape, dtype, macs in found]
 
 
+def _ncnn_layers(path: Path, function: str) -> list[Layer]:
+    from mobiler2l_ns.export import ncnn
+
+    return [Layer(*found) for found in ncnn.layers(path)]
+
+
 READERS: dict[str, Callable[[Path, str], list[Layer]]] = {
     "coreml": _coreml_layers,
     "onnx": _onnx_layers,
     "snapml": _snapml_layers,
     "litert": _litert_layers,
+    "ncnn": _ncnn_layers,
 }
 """Who lists the operations of a format's packages."""
 

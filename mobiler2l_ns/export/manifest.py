@@ -56,11 +56,10 @@ class PackageFile:
     """What the package gives."""
     views: list[dict[str, Any]]
     """The sizes it renders, see ``describe_view``."""
-    gmac: float | None
-    """Billions of multiply-accumulates of a frame of the first size, counted in the finished graph; None where the
-    graph is not read."""
-    largest_activation_bytes: int | None
-    """Bytes of the largest intermediate result of the first size; None where the graph is not read."""
+    gmac: float
+    """Billions of multiply-accumulates of a frame of the first size, counted in the finished graph."""
+    largest_activation_bytes: int
+    """Bytes of the largest intermediate result of the first size."""
     warnings: list[str]
     """Operations that would leave the processor the package is meant for."""
     sha256: dict[str, str]

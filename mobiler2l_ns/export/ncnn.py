@@ -27,6 +27,7 @@ Limits: one size a package; shapes are fixed.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import tempfile
@@ -101,29 +102,65 @@ class NcnnRunner:
 
     def __init__(self, path: Path) -> None:
         """Args: the folder that `convert` wrote."""
-        self._net = load_extra("ncnn", "ncnn").Net()
+        self.net = load_extra("ncnn", "ncnn").Net()
         for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
-            setattr(self._net.opt, f"use_{option}", False)
-        if self._net.load_param(str(path / PARAM)) or self._net.load_model(str(path / BIN)):
+            setattr(self.net.opt, f"use_{option}", False)
+        if self.net.load_param(str(path / PARAM)) or self.net.load_model(str(path / BIN)):
             raise RuntimeError(f"ncnn cannot load {path}")
 
     def __call__(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Args: the graph's inputs by name, batch axis included. Returns the picture (C, H, W) in 0..1."""
-        return self.run(self._net, inputs, OUTPUT)
+        return self.run(self.net, inputs, OUTPUT)
 
     @staticmethod
     def run(net: Any, inputs: Mapping[str, NDArray[np.float32]], blob: str) -> NDArray[np.float32]:
         """Any blob of a loaded net, without the batch axis."""
-        ncnn = load_extra("ncnn", "ncnn")
-        extractor = net.create_extractor()
-        for name, value in inputs.items():
-            # Cloned: a Mat that looks at numpy's memory neither owns it nor aligns its channels as layers rely on.
-            if extractor.input(name, ncnn.Mat(np.ascontiguousarray(value[0], dtype=np.float32)).clone()):
-                raise RuntimeError(f"this ncnn package has no input {name}")
-        failed, found = extractor.extract(blob)
-        if failed:
-            raise RuntimeError(f"ncnn could not compute {blob}")
-        return np.array(found)
+        return np.array(_extract(_begin(net, inputs), blob))
+
+
+def _begin(net: Any, inputs: Mapping[str, NDArray[np.float32]]) -> Any:
+    """An extractor that was given its inputs, batch axis included."""
+    ncnn = load_extra("ncnn", "ncnn")
+    extractor = net.create_extractor()
+    for name, value in inputs.items():
+        # Cloned: a Mat that looks at numpy's memory neither owns it nor aligns its channels as layers rely on.
+        if extractor.input(name, ncnn.Mat(np.ascontiguousarray(value[0], dtype=np.float32)).clone()):
+            raise RuntimeError(f"this ncnn package has no input {name}")
+    return extractor
+
+
+def _extract(extractor: Any, blob: str) -> Any:
+    failed, found = extractor.extract(blob)
+    if failed:
+        raise RuntimeError(f"ncnn could not compute {blob}")
+    return found
+
+
+def layers(path: Path) -> list[tuple[str, str, tuple[int, ...], str, int, bool]]:
+    """The layers of a package, in order of execution. Their shapes are those of a run in ncnn, no file holds them.
+
+    Returns:
+        For each layer its kind (such as Convolution), its first output's name and shape (without a batch axis), the
+        type that devices with half precision keep it in, its multiply-accumulates, and whether the package itself
+        keeps it on the CPU.
+    """
+    about = json.loads((path / METADATA).read_text(encoding="utf8"))
+    inputs = {name: np.ones((1, *shape), np.float32) for name, shape in about["inputs"].items()}
+    extractor = _begin(NcnnRunner(path).net, inputs)
+    shapes = {name: value.shape[1:] for name, value in inputs.items()}
+    found = []
+    for line in (path / PARAM).read_text(encoding="utf8").splitlines()[2:]:
+        layer = _Layer.parse(line)
+        for blob in layer.tops:  # in this order nothing is computed twice, and what was used is gone
+            shapes[blob] = np.asarray(_extract(extractor, blob)).shape
+        if layer.kind in ("Input", "Split"):  # names, not work
+            continue
+        held = layer.number(31) == FLOAT32_ONLY
+        dtype = "float32" if held or about["precision"] == "fp32" else "float16"
+        top = layer.tops[0]
+        macs = layer.macs([shapes[blob] for blob in layer.bottoms], shapes[top])
+        found.append((layer.kind, top, shapes[top], dtype, macs, held))
+    return found
 
 
 @dataclass
@@ -149,6 +186,18 @@ class _Layer:
     def number(self, key: int, default: int = 0) -> int:
         values = dict(param.split("=", 1) for param in self.params)
         return int(values.get(str(key), default))
+
+    def macs(self, given: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> int:
+        """Multiply-accumulates of a layer that gets blobs of these shapes and gives one of ``shape``."""
+        if self.kind == "Convolution":
+            return self.number(6) * math.prod(shape[1:])
+        if self.kind == "Deconvolution":
+            return self.number(6) * math.prod(given[0][1:])
+        if self.kind == "InnerProduct":
+            return self.number(2) * math.prod(shape[:-1])
+        if self.kind == "Gemm":  # by constant weights
+            return math.prod(shape) * self.number(9)
+        return math.prod(shape) * given[0][-1] if self.kind == "MatMul" else 0
 
     def stored(self) -> list[tuple[int, bool]]:
         """Arrays of the weights file: number of values, and whether ncnn reads a tag of their type before them."""

@@ -13,7 +13,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from mobiler2l_ns import __version__
 from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export import manifest
+from mobiler2l_ns.export import clients, manifest
 from mobiler2l_ns.export.formats import FORMATS, Format
 from mobiler2l_ns.export.graph import Contract, Graph, graph_of
 from mobiler2l_ns.export.lint import layers_of, lint
@@ -129,8 +129,8 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         layout=job.form.layout,
         output=job.form.output,
         views=views,
-        gmac=round(sum(layer.macs for layer in layers) / 1e9, 3) if layers else None,
-        largest_activation_bytes=max(layer.activation_bytes for layer in layers) if layers else None,
+        gmac=round(sum(layer.macs for layer in layers) / 1e9, 3),
+        largest_activation_bytes=max(layer.activation_bytes for layer in layers),
         warnings=[str(finding) for finding in lint(layers, job.form.name)],
         sha256=sha256,
     )
@@ -145,7 +145,7 @@ def _move_in(source: Path, target: Path, trash: Path) -> None:
 def export_packages(
     student: Student, requests: Sequence[Request], output_dir: Path, reference: Reference | None = None
 ) -> list[manifest.PackageFile]:
-    """Write packages and their manifest into ``output_dir``, all of them or nothing, and print a table.
+    """Write packages, their manifest and code that uses them into ``output_dir``, all or nothing, and print a table.
 
     They are written and proven in a folder beside it; what stood there before is replaced at the very end.
 
@@ -172,7 +172,7 @@ def export_packages(
         files = [_write(student, job, reference, work) for job in jobs]
         for file in files:
             _move_in(work / file.path, output_dir / file.path, trash)
-        manifest.write(output_dir, student, files, reference.psnr_photos())
+        clients.write(manifest.write(output_dir, student, files, reference.psnr_photos()))
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print_table(output_dir, files, reference.psnr_photos())

@@ -9,6 +9,7 @@ from small_student import make_student
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.commands import Lint
+from mobiler2l_ns.export.formats import FORMATS
 from mobiler2l_ns.export.lint import Layer, layers_of, lint
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.student.network import measure_cost
@@ -41,6 +42,23 @@ def test_snapml_says_that_cos_leaves_the_npu(exported):
     assert files["mobiler2l-encoding.snapml.onnx"].warnings == [] or all(
         "Slice" in warning for warning in files["mobiler2l-encoding.snapml.onnx"].warnings
     )
+
+
+EXTRA = [name for name in ("litert", "ncnn") if FORMATS[name].missing() is None]
+
+
+@pytest.mark.parametrize("format_name", EXTRA)
+def test_formats_of_extras_are_read_too(format_name, tmp_path):
+    student = make_student(activation="relu", sphere=True)
+    requests = [Request(format_name, contract) for contract in ("pose", "encoding")]
+    whole, alone = export_packages(student, requests, tmp_path)
+    assert alone.gmac == pytest.approx(measure_cost(student.config, 44, 60).gmac, abs=5e-4)
+    assert alone.largest_activation_bytes == 48 * 64 * 8 * (2 if format_name == "ncnn" else 4)
+    # Nothing of the network is left; where no stride divides the picture, the rest is cut off.
+    assert all("SLICE" in warning for warning in alone.warnings)
+    # Sines and cosines: NPUs are not known to run the latter, and ncnn packages keep both in float32 on the CPU.
+    left = "1 x COS (float32) falls back" if format_name == "litert" else "x UnaryOp (float32) is kept on the CPU"
+    assert any(left in warning for warning in whole.warnings)
 
 
 def test_multiply_accumulates_are_those_of_the_network(exported):

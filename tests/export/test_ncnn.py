@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from small_students import MISTAKES, VARIANTS, contract, make_graph, psnr
+from small_student import COMBINED_VARIANTS, MISTAKES, make_graph, psnr
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import ncnn
@@ -20,31 +20,31 @@ pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
 
 
-def convert(graph, inputs, path, precision="fp32"):
-    ncnn.convert(graph, inputs, path, precision, {"generator": "test"})
+def convert(graph, path, precision="fp32"):
+    ncnn.convert(graph, graph.inputs, path, precision, {"generator": "test"})
     return NcnnRunner(path)
 
 
 @pytest.mark.parametrize("start", ["pose", "encoding"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", COMBINED_VARIANTS)
 def test_the_package_is_the_graph(variant, start, tmp_path):
-    graph, inputs, examples = contract(make_graph(**VARIANTS[variant]), start)
-    assert psnr(graph, convert(graph, inputs, tmp_path / "p"), examples) >= 80
+    graph, examples = make_graph(start, **COMBINED_VARIANTS[variant])
+    assert psnr(graph, convert(graph, tmp_path / "p"), examples) >= 80
 
 
 @pytest.mark.parametrize(("precision", "least", "share"), [("fp16", 55, 0.55), ("int8", 45, 0.55)])
 @pytest.mark.parametrize("start", ["pose", "encoding"])
 def test_smaller_weights_cost_little(precision, least, share, start, tmp_path):
-    graph, inputs, examples = contract(make_graph(), start)
-    assert psnr(graph, convert(graph, inputs, tmp_path / "p", precision), examples) >= least
+    graph, examples = make_graph(start)
+    assert psnr(graph, convert(graph, tmp_path / "p", precision), examples) >= least
     in_float32 = 4 * sum(weight.numel() for weight in graph.parameters())
     assert (tmp_path / "p" / ncnn.BIN).stat().st_size <= share * in_float32
 
 
 def test_the_encoding_stays_in_float32_when_the_network_does_not(tmp_path):
-    graph, inputs, (camera, _) = contract(make_graph(), "pose")
+    graph, (camera, _) = make_graph("pose")
     expected = graph.encode(**camera)[0].numpy()  # type: ignore
-    convert(graph, inputs, tmp_path / "p")
+    convert(graph, tmp_path / "p")
     param = tmp_path / "p" / ncnn.PARAM
     encoding = re.search(r"^Convolution +\S+ +1 1 (\S+)", param.read_text(), re.MULTILINE)[1]  # type: ignore
 
@@ -63,18 +63,18 @@ def test_the_encoding_stays_in_float32_when_the_network_does_not(tmp_path):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_package_is_far_from_the_graph(mistake, tmp_path):
-    graph, inputs, examples = contract(make_graph(), "encoding")
-    wrong = make_graph()
+    graph, examples = make_graph("encoding")
+    wrong, _ = make_graph("encoding")
     with torch.no_grad():
         mistake(wrong)
-    assert psnr(graph, convert(*contract(wrong, "encoding")[:2], tmp_path / "p"), examples) < 40
+    assert psnr(graph, convert(wrong, tmp_path / "p"), examples) < 40
 
 
 def test_same_graph_same_bytes_and_nothing_beside_them(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    graph, inputs, _ = contract(make_graph(), "pose")
+    graph, _ = make_graph("pose")
     for name in ("first", "second", "first"):
-        convert(graph, inputs, tmp_path / name, "int8")
+        convert(graph, tmp_path / name, "int8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
     assert sorted(path.name for path in (tmp_path / "first").iterdir()) == [ncnn.METADATA, ncnn.BIN, ncnn.PARAM]
     for name in (ncnn.METADATA, ncnn.BIN, ncnn.PARAM):
@@ -83,13 +83,13 @@ def test_same_graph_same_bytes_and_nothing_beside_them(tmp_path, monkeypatch, ca
 
 
 def test_a_client_finds_names_and_shapes(tmp_path):
-    graph, inputs, _ = contract(make_graph(), "pose")
-    run = convert(graph, inputs, tmp_path / "p")
+    graph, _ = make_graph("pose")
+    run = convert(graph, tmp_path / "p")
     about = json.loads((tmp_path / "p" / ncnn.METADATA).read_text())
     assert about["inputs"] == {"camera_to_world": [3, 4], "intrinsics": [4]} and about["output"] == "image"
     assert about["metadata"] == {"generator": "test"}
-    assert list(run._net.input_names()) == ["camera_to_world", "intrinsics"]
-    assert list(run._net.output_names()) == ["image"]
+    assert list(run.net.input_names()) == ["camera_to_world", "intrinsics"]
+    assert list(run.net.output_names()) == ["image"]
 
 
 def test_a_codebook_holds_values_it_has_room_for():
@@ -100,9 +100,9 @@ def test_a_codebook_holds_values_it_has_room_for():
 
 
 def test_precisions_and_packages_that_are_not_there_are_named(tmp_path):
-    graph, inputs, _ = contract(make_graph(), "encoding")
+    graph, _ = make_graph("encoding")
     with pytest.raises(UserError, match="ncnn packages are fp32, fp16, int8, not int4"):
-        convert(graph, inputs, tmp_path / "p", "int4")
+        convert(graph, tmp_path / "p", "int4")
     code = "import sys; sys.modules['pnnx'] = None; from mobiler2l_ns.export.extras import load_extra; "
     done = subprocess.run([sys.executable, "-c", code + "load_extra('pnnx', 'ncnn')"], capture_output=True, text=True)
     assert done.returncode == 1 and "pip install 'mobiler2l-ns[ncnn]'" in done.stderr
