@@ -37,6 +37,9 @@ FLAGS = (
     "--enable-unsafe-webgpu",
     "--use-webgpu-adapter=swiftshader",
     "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader",  # which WebGPU canvases are shown with
+    "--disable-vulkan-surface",
+    "--ignore-gpu-blocklist",
     # A camera that shows a test pattern, for pages that ask for one.
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",

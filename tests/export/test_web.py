@@ -219,7 +219,8 @@ def test_try_on_lays_the_object_over_the_camera(browser, served):
     # At one pixel of the page for one of the picture, and over a paused camera, every pixel is known.
     browser.evaluate("(mobiler2l.tryOn.video.pause(), mobiler2l.tryOn.home(), null)")
     browser.evaluate("""(() => { const view = document.getElementById('view');
-        view.style.cssText = 'width: 60px; height: 44px; position: absolute; left: 100px; top: 200px'; return null })()""")
+        view.style.cssText = 'width: 60px; height: 44px; position: absolute; left: 100px; top: 200px';
+        return null })()""")
     with_object = pixels(browser, "mobiler2l.compose()")
     browser.evaluate("(document.getElementById('view').style.left = '-200px', null)")
     background = pixels(browser, "mobiler2l.compose()")

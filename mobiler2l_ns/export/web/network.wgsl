@@ -86,7 +86,7 @@ fn encode(@builtin(global_invocation_id) id: vec3u) {
   encoded[to + 2u * frequencies] = h(p);
 }
 
-const DEPTH = 8u; // vectors of input channels in a tile
+const DEPTH = select(8u, 4u, ACROSS < 4u); // vectors of input channels in a tile; 16 KiB hold both
 const THREADS = ACROSS * DOWN;
 const PIXELS = 4u * DOWN;
 var<workgroup> pixels_tile: array<vec4<h>, PIXELS * DEPTH>;
@@ -109,6 +109,17 @@ fn activate(x: vec4f) -> vec4f {
   }
 }
 
+// Four outputs of a pixel: with bias, residual and activation, to their place in the block of outputs.
+fn write(product: vec4f, pixel: u32, output: u32, phase: u32) {
+  if (pixel >= layer.rows * layer.columns) { return; }
+  let y = (pixel / layer.columns) * layer.stride + phase / layer.stride;
+  let x = (pixel % layer.columns) * layer.stride + phase % layer.stride;
+  let to = (y * layer.columns * layer.stride + x) * (layer.outputs / 4u) + output;
+  var value = product + vec4f(weights[layer.bias + output]);
+  if (layer.adds == 1u) { value += vec4f(added[to]); }
+  target_[to] = vec4<h>(activate(value));
+}
+
 // A 1x1 convolution, or a transposed one: each place (down, across) in a block of stride x stride outputs is a matrix
 // product of its own, over taps x taps neighbouring pixels. Sums of a tile are in h, sums of tiles in float32.
 @compute @workgroup_size(ACROSS, DOWN)
@@ -127,7 +138,7 @@ fn convolve(
   let across = phase % layer.stride;
   let first = (group.y * groups.x + group.x) * PIXELS;
   let count = layer.rows * layer.columns;
-  var sums: array<vec4f, 4>;
+  var s0 = vec4f(); var s1 = vec4f(); var s2 = vec4f(); var s3 = vec4f();
   for (var tap = 0u; tap < layer.taps * layer.taps; tap += 1u) {
     let dy = i32(tap / layer.taps) * (2 * i32(down) - 1);
     let dx = i32(tap % layer.taps) * (2 * i32(across) - 1);
@@ -153,33 +164,34 @@ fn convolve(
         weights_tile[i] = value;
       }
       workgroupBarrier();
-      var parts: array<vec4<h>, 4>;
+      // Four pixels, each a variable: arrays would go to slow memory on some GPUs.
+      var p0 = vec4<h>(); var p1 = vec4<h>(); var p2 = vec4<h>(); var p3 = vec4<h>();
+      let row = 4u * me.y * DEPTH;
       for (var k = 0u; k < DEPTH; k += 1u) {
         let w0 = weights_tile[(4u * k) * ACROSS + me.x];
         let w1 = weights_tile[(4u * k + 1u) * ACROSS + me.x];
         let w2 = weights_tile[(4u * k + 2u) * ACROSS + me.x];
         let w3 = weights_tile[(4u * k + 3u) * ACROSS + me.x];
-        for (var p = 0u; p < 4u; p += 1u) {
-          let x = pixels_tile[(4u * me.y + p) * DEPTH + k];
-          parts[p] += x.x * w0 + x.y * w1 + x.z * w2 + x.w * w3;
-        }
+        let x0 = pixels_tile[row + k];
+        let x1 = pixels_tile[row + DEPTH + k];
+        let x2 = pixels_tile[row + 2u * DEPTH + k];
+        let x3 = pixels_tile[row + 3u * DEPTH + k];
+        p0 += x0.x * w0 + x0.y * w1 + x0.z * w2 + x0.w * w3;
+        p1 += x1.x * w0 + x1.y * w1 + x1.z * w2 + x1.w * w3;
+        p2 += x2.x * w0 + x2.y * w1 + x2.z * w2 + x2.w * w3;
+        p3 += x3.x * w0 + x3.y * w1 + x3.z * w2 + x3.w * w3;
       }
-      for (var p = 0u; p < 4u; p += 1u) { sums[p] += vec4f(parts[p]); }
+      s0 += vec4f(p0); s1 += vec4f(p1); s2 += vec4f(p2); s3 += vec4f(p3);
       workgroupBarrier();
     }
   }
   let output = column + me.x;
   if (output >= outputs) { return; }
-  for (var p = 0u; p < 4u; p += 1u) {
-    let pixel = first + 4u * me.y + p;
-    if (pixel >= count) { return; }
-    let y = (pixel / layer.columns) * layer.stride + down;
-    let x = (pixel % layer.columns) * layer.stride + across;
-    let to = (y * layer.columns * layer.stride + x) * outputs + output;
-    var value = sums[p] + vec4f(weights[layer.bias + output]);
-    if (layer.adds == 1u) { value += vec4f(added[to]); }
-    target_[to] = vec4<h>(activate(value));
-  }
+  let pixel = first + 4u * me.y;
+  write(s0, pixel, output, phase);
+  write(s1, pixel + 1u, output, phase);
+  write(s2, pixel + 2u, output, phase);
+  write(s3, pixel + 3u, output, phase);
 }
 
 @compute @workgroup_size(64)

@@ -20,6 +20,7 @@ async function requestDevice(network) {
 
 // Threads of a tile: as many along the output channels as there are fours of them, up to eight.
 const across = (outputs) => Math.min(8, outputs / 4);
+const down = (outputs) => Math.floor(64 / across(outputs));
 
 export class WebGPUEngine {
   static async create(canvas, { manifest, network, weights }) {
@@ -34,7 +35,7 @@ export class WebGPUEngine {
     const shaders = new Map();
     for (const { outputs } of network.operations) {
       if (outputs && !shaders.has(across(outputs))) {
-        const threads = `const ACROSS = ${across(outputs)}u;\nconst DOWN = ${64 / across(outputs)}u;\n`;
+        const threads = `const ACROSS = ${across(outputs)}u;\nconst DOWN = ${down(outputs)}u;\n`;
         shaders.set(across(outputs), device.createShaderModule({ code: prefix + threads + source }));
       }
     }
@@ -112,7 +113,7 @@ export class WebGPUEngine {
       ]), UNIFORM);
       const pipeline = this.convolve.get(across(outputs));
       const group = this.group(pipeline, { 3: numbers, 4: source, 5: this.weights, 6: add, 7: target });
-      const pixels = 4 * 64 / across(outputs);
+      const pixels = 4 * down(outputs);
       const tiles = Math.ceil(outputs / 4 / across(outputs)) * stride * stride;
       steps.push({ pipeline, group, groups: [...spread(Math.ceil(rows * columns / pixels)), tiles] });
     }
