@@ -37,7 +37,7 @@ FLAGS = (
     "--enable-unsafe-webgpu",
     "--use-webgpu-adapter=swiftshader",
     "--enable-features=Vulkan",
-    "--use-vulkan=swiftshader",  # which WebGPU canvases are shown with
+    "--use-vulkan=swiftshader",  # without which drawing to a WebGPU canvas ends the device
     "--disable-vulkan-surface",
     "--ignore-gpu-blocklist",
     # A camera that shows a test pattern, for pages that ask for one.
@@ -203,15 +203,16 @@ class Chromium:
         return answer["result"].get("value")
 
     def wait_for(self, script: str, timeout: float = 60.0) -> Any:
-        """Wait until an expression is true; returns its value.
+        """Wait until an expression is true; returns its value, true for an element.
 
         Raises:
             PageError: if it is not in ``timeout`` seconds.
         """
         until = time.monotonic() + timeout
         while True:
-            value = self.evaluate(script, timeout)
-            if value:
+            # Elements are no JSON, but true.
+            asked = f"Promise.resolve({script}).then((v) => (v instanceof Node ? true : v))"
+            if value := self.evaluate(asked, timeout):
                 return value
             if time.monotonic() > until:
                 raise PageError(f"never true: {script}; console: {self.console}")

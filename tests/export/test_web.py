@@ -82,7 +82,7 @@ def psnr(a, b) -> float:
 
 def pixels(browser, script):
     """A canvas of the page as RGBA, 0..1."""
-    url = browser.evaluate(f"{script}.toDataURL('image/png')")
+    url = browser.evaluate(f"{script}.then((canvas) => canvas.toDataURL('image/png'))")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGBA")) / 255.0
 
 

@@ -30,7 +30,7 @@ function freshCanvas() {
 async function startEngine() {
   if (asked !== "wasm") {
     try {
-      engine = await WebGPUEngine.create(freshCanvas(), model);
+      engine = await WebGPUEngine.create(freshCanvas(), model, asked === "webgpu");
       views.forEach((view) => engine.prepare(view));
       engine.lost.then(({ reason }) => reason !== "destroyed" && fallBack());
       return;
@@ -147,19 +147,16 @@ async function toggleTryOn() {
   fit();
 }
 
-// What is on the stage as a canvas; one task, so that the WebGPU canvas still holds its picture.
-function compose() {
-  const canvas = element("view");
-  engine.redraw();
-  if (tryOn.on) return tryOn.compose(canvas, stage);
-  const copy = document.createElement("canvas");
-  [copy.width, copy.height] = [canvas.width, canvas.height];
-  copy.getContext("2d").drawImage(canvas, 0, 0);
-  return copy;
+// What is on the stage, as a canvas.
+async function compose() {
+  while (drawing) await drawing;
+  const picture = await engine.snapshot();
+  return tryOn.on ? tryOn.compose(picture, element("view"), stage) : picture;
 }
 
 async function save() {
-  const blob = await new Promise((resolve) => compose().toBlob(resolve, "image/png"));
+  const composed = await compose();
+  const blob = await new Promise((resolve) => composed.toBlob(resolve, "image/png"));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = tryOn.on ? "try-on.png" : "picture.png";

@@ -42,7 +42,8 @@ export class TryOn {
   }
 
   // What the stage shows, as a canvas: the camera's picture, cut as it is on the stage, and the object over it.
-  compose(canvas, stage) {
+  //   picture: a canvas with the object; view: the element it is shown in.
+  compose(picture, view, stage) {
     const { clientWidth: width, clientHeight: height } = stage;
     const { videoWidth, videoHeight } = this.video;
     const out = document.createElement("canvas");
@@ -54,9 +55,9 @@ export class TryOn {
     const cover = Math.max(width / videoWidth, height / videoHeight);
     const [w, h] = [videoWidth * cover, videoHeight * cover];
     context.drawImage(this.video, (width - w) / 2, (height - h) / 2, w, h);
-    const box = canvas.getBoundingClientRect(), frame = stage.getBoundingClientRect();
+    const box = view.getBoundingClientRect(), frame = stage.getBoundingClientRect();
     context.imageSmoothingQuality = "high";
-    context.drawImage(canvas, box.x - frame.x, box.y - frame.y, box.width, box.height);
+    context.drawImage(picture, box.x - frame.x, box.y - frame.y, box.width, box.height);
     return out;
   }
 }

@@ -71,7 +71,10 @@ export class WasmEngine {
     }
   }
 
-  redraw() {} // the canvas keeps its picture
+  // The last picture as a canvas to draw with.
+  async snapshot() {
+    return this.canvas;
+  }
 
   // height x width x channels, 0..1
   async picture(view, pose, intrinsics) {

@@ -6,9 +6,10 @@ import { fromHalf } from "./model.js";
 const ACTIVATIONS = { none: 0, relu: 1, gelu: 2, sigmoid: 3 };
 const MOST_GROUPS = 32768; // along one axis of a dispatch
 
-async function requestDevice(network) {
+async function requestDevice(network, software) {
   const adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
   if (!adapter) throw new Error("no WebGPU here");
+  if (adapter.info?.isFallbackAdapter && !software) throw new Error("WebGPU in software is slower than WebAssembly");
   const half = network.precision === "fp16" && adapter.features.has("shader-f16");
   const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
   const device = await adapter.requestDevice({
@@ -23,8 +24,9 @@ const across = (outputs) => Math.min(8, outputs / 4);
 const down = (outputs) => Math.floor(64 / across(outputs));
 
 export class WebGPUEngine {
-  static async create(canvas, { manifest, network, weights }) {
-    const { device, half } = await requestDevice(network);
+  // software: take a device without a GPU behind it too.
+  static async create(canvas, { manifest, network, weights }, software = false) {
+    const { device, half } = await requestDevice(network, software);
     const engine = new WebGPUEngine();
     Object.assign(engine, { device, half, manifest, network, canvas, views: new Map() });
     engine.lost = device.lost;
@@ -149,8 +151,8 @@ export class WebGPUEngine {
     pass.end();
   }
 
-  show(encoder, { show }) {
-    const attachment = { view: this.context.getCurrentTexture().createView(), loadOp: "clear", storeOp: "store" };
+  show(encoder, { show }, texture) {
+    const attachment = { view: texture.createView(), loadOp: "clear", storeOp: "store" };
     const pass = encoder.beginRenderPass({ colorAttachments: [attachment] });
     pass.setPipeline(this.pipelines.show);
     pass.setBindGroup(0, show);
@@ -167,18 +169,40 @@ export class WebGPUEngine {
     this.pointCamera(view, pose, intrinsics);
     const encoder = device.createCommandEncoder();
     this.compute(encoder, ready);
-    this.show(encoder, ready);
+    this.show(encoder, ready, this.context.getCurrentTexture());
     device.queue.submit([encoder.finish()]);
-    this.shown = ready;
+    this.shown = [ready, canvas.width, canvas.height];
     await device.queue.onSubmittedWorkDone();
   }
 
-  // Put the last picture onto the canvas again: a canvas can be copied from only in the task that drew it.
-  redraw() {
-    if (!this.shown) return;
-    const encoder = this.device.createCommandEncoder();
-    this.show(encoder, this.shown);
-    this.device.queue.submit([encoder.finish()]);
+  // The last picture as a canvas to draw with. WebGPU's own can be copied from only in the task that drew it.
+  async snapshot() {
+    const { device } = this, [ready, width, height] = this.shown;
+    const { RENDER_ATTACHMENT, COPY_SRC } = GPUTextureUsage;
+    const texture = device.createTexture({ size: [width, height], format: this.format, usage: RENDER_ATTACHMENT | COPY_SRC });
+    const bytesPerRow = 256 * Math.ceil(width / 64); // a multiple of 256
+    const { COPY_DST, MAP_READ } = GPUBufferUsage;
+    const copy = device.createBuffer({ size: bytesPerRow * height, usage: COPY_DST | MAP_READ });
+    const encoder = device.createCommandEncoder();
+    this.show(encoder, ready, texture);
+    encoder.copyTextureToBuffer({ texture }, { buffer: copy, bytesPerRow }, [width, height]);
+    device.queue.submit([encoder.finish()]);
+    await copy.mapAsync(GPUMapMode.READ);
+    const bytes = new Uint8Array(copy.getMappedRange());
+    const image = new ImageData(width, height);
+    const order = this.format.startsWith("bgra") ? [2, 1, 0] : [0, 1, 2];
+    for (let y = 0, to = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, to += 4) {
+        const at = y * bytesPerRow + 4 * x, alpha = bytes[at + 3];
+        for (let c = 0; c < 3; c++) image.data[to + c] = 255 * bytes[at + order[c]] / Math.max(alpha, 1);
+        image.data[to + 3] = alpha;
+      }
+    }
+    copy.destroy();
+    texture.destroy();
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    return canvas;
   }
 
   // height x width x channels, 0..1
