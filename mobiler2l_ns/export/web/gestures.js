@@ -1,8 +1,10 @@
 // Fingers, mouse and wheel become: drag, two-finger move, pinch, twist.
 
 const FRICTION = 0.28; // seconds in which inertia falls to a third
+const FASTEST = 1200; // CSS pixels a second that are left after lifting the finger
 
-// handlers: drag(dx, dy), move(dx, dy), pinch(factor), twist(radians), all in CSS pixels, and begin(), end().
+// handlers: drag(dx, dy), move(dx, dy), pinch(factor), twist(radians), in CSS pixels; begin(), end(); glides(): whether
+// a drag has inertia.
 export function listen(element, handlers) {
   const fingers = new Map();
   let speed = [0, 0], last = 0, gliding = 0, secondary = false;
@@ -58,7 +60,9 @@ export function listen(element, handlers) {
       return;
     }
     const still = event.timeStamp - last > 60 || matchMedia("(prefers-reduced-motion: reduce)").matches;
-    if (!secondary && !still && Math.hypot(...speed) > 60) gliding = requestAnimationFrame(glide(performance.now()));
+    const fast = Math.hypot(...speed);
+    speed = speed.map((value) => value * Math.min(1, FASTEST / fast));
+    if (handlers.glides() && !secondary && !still && fast > 60) gliding = requestAnimationFrame(glide(performance.now()));
     else handlers.end();
   };
   element.addEventListener("pointerup", lift);

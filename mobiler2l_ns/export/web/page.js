@@ -88,8 +88,10 @@ function draw() {
   return drawing;
 }
 
+const perSide = (pixels) => pixels / Math.max(element("view").clientWidth, element("view").clientHeight);
 const perHeight = (pixels) => pixels / element("view").clientHeight;
 const handlers = {
+  glides: () => !tryOn.on,
   begin() {
     moving = true;
     hint.classList.add("gone");
@@ -103,12 +105,12 @@ const handlers = {
       tryOn.place(dx, dy);
       return tryOn.style(element("view"));
     }
-    orbit.turn(3 * perHeight(dx), 3 * perHeight(dy));
+    orbit.turn(3 * perSide(dx), 3 * perSide(dy));
     draw();
   },
   move(dx, dy) {
     if (tryOn.on) {
-      orbit.turn(3 * perHeight(dx), 3 * perHeight(dy));
+      orbit.turn(3 * perSide(dx), 3 * perSide(dy));
     } else {
       orbit.pan(perHeight(dx), perHeight(dy), views[0].intrinsics.fy / views[0].height);
     }
