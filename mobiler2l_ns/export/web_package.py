@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export import manifest
 from mobiler2l_ns.export.chromium import Chromium, PageError, find_chromium
 from mobiler2l_ns.export.graph import Graph, PoseToImage
 from mobiler2l_ns.export.serve import serve
@@ -184,8 +185,8 @@ def convert(graphs: Mapping[str, Graph], path: Path, precision: Precision, metad
 class WebRunner:
     """A web package's own page in headless Chromium.
 
-    Its WebAssembly engine, which computes in float32, draws the pictures. The first one is drawn by WebGPU too, and
-    both must agree.
+    Its WebAssembly engine, which computes in float32, draws the pictures. The first one of the package's first view is
+    drawn by WebGPU too, and both must agree.
 
     Args:
         path: of the folder, with its manifest.
@@ -198,7 +199,8 @@ class WebRunner:
     def __init__(self, path: Path, function: str) -> None:
         self._browser = Chromium()
         self._server = serve(path)
-        self._function, self._compared = function, False
+        first = json.loads((path / manifest.NAME).read_text(encoding="utf8"))["views"][0]
+        self._function, self._compared = function, function != first["function"]
         self._end = weakref.finalize(self, _end, self._browser, self._server)
         self._open("wasm")
 

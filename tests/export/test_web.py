@@ -16,7 +16,7 @@ from PIL import Image
 from small_student import VARIANTS, make_student
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export import package, web_package
+from mobiler2l_ns.export import manifest, package, web_package
 from mobiler2l_ns.export.chromium import Chromium, find_chromium
 from mobiler2l_ns.export.formats import FORMATS
 from mobiler2l_ns.export.graph import PoseToImage
@@ -44,24 +44,25 @@ def make_rgba_student():
     return student
 
 
+def write_page(student, folder, precision):
+    """A web package at the student's own size, without its proof."""
+    web_package.convert({"main": PoseToImage(student).eval()}, folder, precision, {})
+    manifest.write_inside(folder, student, [manifest.describe_view("main", student.view(), 1.0)])
+    return serve(folder)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A package of an RGBA student in both precisions, as the export left them, and their addresses."""
+    """The package of an RGBA student, as the export leaves it, and its page's address."""
     torch.manual_seed(0)
     student, folder = make_rgba_student(), tmp_path_factory.mktemp("web")
-    files = export_packages(student, [Request("web"), Request("web", precision="fp32")], folder)
-    servers = {file.precision: serve(folder / file.path) for file in files}
-    yield SimpleNamespace(
-        student=student,
-        files={file.precision: file for file in files},
-        folders={file.precision: folder / file.path for file in files},
-        addresses={precision: server.address for precision, server in servers.items()},
-    )
-    for server in servers.values():
-        server.shutdown()
+    (file,) = export_packages(student, [Request("web")], folder)
+    server = serve(folder / file.path)
+    yield SimpleNamespace(student=student, file=file, folder=folder / file.path, address=server.address)
+    server.shutdown()
 
 
-def show(browser, address, engine="webgpu", **page):
+def show(browser, address, engine="wasm", **page):
     """Open a page and wait until it has drawn its first picture."""
     browser.open(f"{address}?engine={engine}", **page)
     browser.evaluate("mobiler2l.ready.then(() => null)", 120)
@@ -86,12 +87,10 @@ def pixels(browser, script):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGBA")) / 255.0
 
 
-@pytest.mark.parametrize(
-    ("precision", "engine", "least"), [("fp16", "webgpu", 40), ("fp32", "wasm", 60), ("fp32", "webgpu", 60)]
-)
-def test_every_size_is_the_students_own_picture(browser, served, precision, engine, least):
-    show(browser, served.addresses[precision], engine)
-    views = served.files[precision].views
+@pytest.mark.parametrize("engine", ["webgpu", "wasm"])
+def test_every_size_is_the_students_own_picture(browser, served, engine):
+    show(browser, served.address, engine)
+    views = served.file.views
     assert [(view["pitch"], view["width"], view["height"]) for view in views] == [
         (1, 60, 44),
         (1.5, 40, 29),
@@ -99,31 +98,32 @@ def test_every_size_is_the_students_own_picture(browser, served, precision, engi
     ]
     for view, pose in zip(views, served.student.capture.proof_poses, strict=False):
         expected = served.student.render(served.student.training_camera(pose, view["pitch"])).permute(2, 0, 1)
-        assert psnr(picture(browser, view, pose), expected) >= least
+        assert psnr(picture(browser, view, pose), expected) >= 40
     assert browser.console == []
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if "pitches" not in name])
-def test_both_engines_draw_every_variant(variant, tmp_path, browser):
-    student = make_student(**VARIANTS[variant])
-    graph = PoseToImage(student).eval()
-    web_package.convert({"main": graph}, tmp_path / "p", "fp32", {})
-    from mobiler2l_ns.export import manifest
+WITH_FLOAT32_WEIGHTS = [
+    ("stride 12", "webgpu"),
+    ("unbounded", "webgpu"),
+    *((name, "wasm") for name in VARIANTS if "pitches" not in name),
+]
 
-    manifest.write_inside(tmp_path / "p", student, [manifest.describe_view("main", student.view(), 1.0)])
-    view = json.loads((tmp_path / "p/manifest.json").read_text())["views"][0]
-    server = serve(tmp_path / "p")
-    pose = student.capture.start_pose
-    expected = graph(pose[None], student.capture.intrinsics[None])[0]
-    for engine in ("wasm", "webgpu"):
-        show(browser, server.address, engine)
-        assert psnr(picture(browser, view, pose), expected) >= 75
+
+@pytest.mark.parametrize(("variant", "engine"), WITH_FLOAT32_WEIGHTS)
+def test_float32_weights_give_the_picture_of_every_variant(variant, engine, tmp_path, browser):
+    student = make_student(**VARIANTS[variant])
+    server = write_page(student, tmp_path / "page", "fp32")
+    show(browser, server.address, engine)
+    view = manifest.describe_view("main", student.view(), 1.0)
+    for pose in student.capture.proof_poses[:3]:
+        expected = student.render(student.training_camera(pose)).permute(2, 0, 1)
+        assert psnr(picture(browser, view, pose), expected) >= 60
     server.shutdown()
 
 
 def test_what_is_on_the_page_is_the_picture_of_its_camera(browser, served):
     for engine in ("webgpu", "wasm"):
-        show(browser, served.addresses["fp16"], engine)
+        show(browser, served.address, engine)
         pose = torch.tensor(browser.evaluate("mobiler2l.camera().pose()"))
         rgba = served.student.render(served.student.training_camera(pose)).numpy()
         shown = pixels(browser, "mobiler2l.compose()")
@@ -133,7 +133,7 @@ def test_what_is_on_the_page_is_the_picture_of_its_camera(browser, served):
 
 
 def test_hands_move_the_camera_within_the_trained_range(browser, served):
-    show(browser, served.addresses["fp16"], width=390, height=844)
+    show(browser, served.address, width=390, height=844)
     before = browser.screenshot()
     start = browser.evaluate("({...mobiler2l.camera()})")
     browser.drag((200, 400), (120, 400))
@@ -142,25 +142,36 @@ def test_hands_move_the_camera_within_the_trained_range(browser, served):
     assert browser.screenshot() != before
     for _ in range(30):
         browser.wheel(200, 400, 500)
-    browser.drag((200, 200), (200, 700))
-    browser.drag((200, 200), (200, 700))
+    browser.drag((200, 700), (200, 200))
+    browser.drag((200, 700), (200, 200))
     browser.drag((100, 400), (300, 400), button="right")
     moved = browser.evaluate("mobiler2l.idle().then(() => ({...mobiler2l.camera()}))")
     assert moved["distance"] == pytest.approx(5.0)
-    assert math.degrees(moved["elevation"]) == pytest.approx(70.0)
+    assert math.degrees(moved["elevation"]) == pytest.approx(-10.0)
     assert 0 < np.linalg.norm(moved["shift"]) <= 0.2 * 5.0 + 1e-6
     browser.click_on("#reset")
     home = browser.evaluate("({...mobiler2l.camera()})")
     assert home["azimuth"] == pytest.approx(start["azimuth"]) and home["shift"] == [0, 0, 0]
 
 
-def test_two_fingers_zoom_and_glide_is_at_the_coarsest_size_that_is_quick(browser, served):
-    show(browser, served.addresses["fp16"], "wasm", width=390, height=844, touch=True)
+def test_two_fingers_zoom(browser, served):
+    show(browser, served.address, width=390, height=844, touch=True)
     far = browser.evaluate("mobiler2l.camera().distance")
     browser.touch([(150, 400), (250, 400)], [(130, 400), (270, 400)], [(100, 400), (300, 400)])
     assert browser.evaluate("mobiler2l.camera().distance") < far
-    readout = browser.wait_for("document.getElementById('readout').textContent")
-    assert "60 × 44" in readout and "WebAssembly" in readout and " ms" in readout
+
+
+def test_a_slow_device_draws_fewer_pixels_while_the_camera_moves(browser, served):
+    browser.open(f"{served.address}?engine=wasm&budget=0", 390, 844, touch=True)
+    browser.evaluate("mobiler2l.ready.then(() => null)")
+    readout = "document.getElementById('readout').textContent"
+    assert "60 × 44" in browser.evaluate(readout)
+    for kind, x in (("touchStart", 200), ("touchMove", 230)):
+        browser.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": 400}])
+    browser.wait_for(f"{readout}.includes('30 × 22')", 10)
+    browser.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    browser.wait_for(f"{readout}.includes('60 × 44')", 10)
+    assert "WebAssembly" in browser.evaluate(readout) and " ms" in browser.evaluate(readout)
 
 
 def test_a_wrong_model_file_is_a_message(browser, served, tmp_path):
@@ -169,7 +180,7 @@ def test_a_wrong_model_file_is_a_message(browser, served, tmp_path):
         "checksum": lambda data: data[:50] + bytes([data[50] ^ 1]) + data[51:],
     }
     for word, damage in damages.items():
-        folder = shutil.copytree(served.folders["fp16"], tmp_path / word)
+        folder = shutil.copytree(served.folder, tmp_path / word)
         weights = folder / web_package.WEIGHTS
         weights.write_bytes(damage(weights.read_bytes()))
         server = serve(folder)
@@ -181,7 +192,7 @@ def test_a_wrong_model_file_is_a_message(browser, served, tmp_path):
 
 
 def test_it_works_offline_once_loaded(browser, served):
-    server = serve(served.folders["fp16"])
+    server = serve(served.folder)
     browser.open(server.address)
     browser.evaluate("mobiler2l.ready.then(() => navigator.serviceWorker.ready).then(() => null)", 60)
     server.shutdown()
@@ -192,18 +203,16 @@ def test_it_works_offline_once_loaded(browser, served):
 
 
 def test_nothing_points_outside_of_the_folder(served):
-    texts = [path for path in served.folders["fp16"].iterdir() if path.suffix in (".html", ".js", ".css", ".wgsl")]
+    texts = [path for path in served.folder.iterdir() if path.suffix in (".html", ".js", ".css", ".wgsl")]
     assert len(texts) > 8
-    assert [
-        path.name for path in texts if "//" in path.read_text().replace("// ", "") and "http" in path.read_text()
-    ] == []
-    listed = (served.folders["fp16"] / "sw.js").read_text()
-    names = {path.name for path in served.folders["fp16"].iterdir()} - {"index.html", "sw.js"}
+    assert [path.name for path in texts if "://" in path.read_text()] == []
+    listed = (served.folder / "sw.js").read_text()
+    names = {path.name for path in served.folder.iterdir()} - {"index.html", "sw.js"}
     assert names == {name for name in names if f'"{name}"' in listed}
 
 
 def test_try_on_lays_the_object_over_the_camera(browser, served):
-    show(browser, served.addresses["fp32"], "wasm", width=390, height=600)
+    show(browser, served.address, width=1920, height=1080)  # a pixel for each of the camera's
     browser.click_on("#ar")
     browser.wait_for("mobiler2l.tryOn.on && mobiler2l.tryOn.video.videoWidth > 0")
     box = "(({x, y, width}) => [x, y, width])(document.getElementById('view').getBoundingClientRect())"
@@ -237,6 +246,7 @@ def test_try_on_lays_the_object_over_the_camera(browser, served):
 
 
 def test_a_wrong_page_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(web_package.WebRunner, "_compare", lambda *_: None)  # only the student's pictures refuse it
     student = make_student()
     wrong = PoseToImage(student).eval()
     wrong.network.head[0].weight[3] += 0.5  # type: ignore[operator]

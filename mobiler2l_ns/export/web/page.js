@@ -9,7 +9,9 @@ import { WebGPUEngine } from "./webgpu.js";
 
 const element = (id) => document.getElementById(id);
 const [stage, message, hint, readout] = ["stage", "message", "hint", "readout"].map(element);
-const asked = new URLSearchParams(location.search).get("engine"); // wasm or webgpu: for tests
+const options = new URLSearchParams(location.search);
+const asked = options.get("engine"); // wasm or webgpu
+const budget = Number(options.get("budget") ?? 33); // milliseconds of a frame while the camera moves
 const tryOn = new TryOn(element("camera"));
 
 let model, engine, orbit, views, moving = false, msOfAPixel = 0, wanted = false, drawing = null;
@@ -49,12 +51,12 @@ async function fallBack() {
 
 const numbers = ({ fx, fy, cx, cy }) => [fx, fy, cx, cy];
 
-// The first size; while the camera moves, the largest of the same field of view that is likely drawn 30 times a second.
+// The first size; while the camera moves, the largest of the same field of view that is likely within the budget.
 function currentView() {
   const [full] = views;
   if (!moving) return full;
   const same = views.filter(({ pitch, width }) => Math.abs(width * pitch - full.width * full.pitch) < pitch);
-  return same.find(({ width, height }) => width * height * msOfAPixel < 33) ?? same[same.length - 1];
+  return same.find(({ width, height }) => width * height * msOfAPixel < budget) ?? same[same.length - 1];
 }
 
 function fit() {

@@ -19,9 +19,9 @@ async function requestDevice(network, software) {
   return { device, half };
 }
 
-// Threads of a tile: as many along the output channels as there are fours of them, up to eight.
-const across = (outputs) => Math.min(8, outputs / 4);
-const down = (outputs) => Math.floor(64 / across(outputs));
+// The 64 threads of a tile: those along the output channels, four for each, and the others along the pixels.
+const across = (outputs) => (outputs >= 32 ? 8 : outputs >= 16 ? 4 : 2);
+const down = (outputs) => 64 / across(outputs);
 
 export class WebGPUEngine {
   // software: take a device without a GPU behind it too.
@@ -45,17 +45,15 @@ export class WebGPUEngine {
     const pipeline = (module, entryPoint) =>
       device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint } });
     engine.format = navigator.gpu.getPreferredCanvasFormat();
-    engine.pipelines = {
-      encode: await pipeline(any, "encode"),
-      sum: await pipeline(any, "sum"),
-      show: await device.createRenderPipelineAsync({
-        layout: "auto",
-        vertex: { module: any, entryPoint: "cover" },
-        fragment: { module: any, entryPoint: "show", targets: [{ format: engine.format }] },
-      }),
-    };
-    engine.convolve = new Map();
-    for (const [threads, module] of shaders) engine.convolve.set(threads, await pipeline(module, "convolve"));
+    const show = device.createRenderPipelineAsync({
+      layout: "auto",
+      vertex: { module: any, entryPoint: "cover" },
+      fragment: { module: any, entryPoint: "show", targets: [{ format: engine.format }] },
+    });
+    const ready = await Promise.all([pipeline(any, "encode"), pipeline(any, "sum"), show]);
+    engine.pipelines = Object.fromEntries(["encode", "sum", "show"].map((name, i) => [name, ready[i]]));
+    const convolutions = [...shaders].map(async ([threads, module]) => [threads, await pipeline(module, "convolve")]);
+    engine.convolve = new Map(await Promise.all(convolutions));
     const values = network.precision === "fp32" || half ? weights : fromHalf(new Uint16Array(weights.buffer));
     const { STORAGE, COPY_DST, UNIFORM } = GPUBufferUsage;
     engine.weights = engine.filled(values, STORAGE);
