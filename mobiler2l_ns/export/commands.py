@@ -21,6 +21,7 @@ from mobiler2l_ns.export.load_student import load_student
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.export.proof import Reference
 from mobiler2l_ns.export.report import add_to_report
+from mobiler2l_ns.export.serve import show
 from mobiler2l_ns.runs import read_run_config
 
 
@@ -34,12 +35,13 @@ class _Export:
     """WIDTHxHEIGHT of the pictures, such as 800x800 400x400; none: the student's own. A student that has learned
     several pitches shows all of its picture at their sizes; any other size is another field of view."""
 
-    def export(self, requests: list[Request]) -> None:
+    def export(self, requests: list[Request]) -> list[manifest.PackageFile]:
         """Convert, prove, move in."""
         student = load_student(self.load_config)
         photos = load_held_out_photos(read_run_config(self.load_config), student)
-        export_packages(student, requests, self.output_dir, Reference(student, photos))
+        entries = export_packages(student, requests, self.output_dir, Reference(student, photos))
         add_to_report(self.load_config, self.output_dir)
+        return entries
 
     def parsed_sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of each of ``sizes``."""
@@ -60,12 +62,17 @@ def _command(form: Format) -> type:
     def main(self: Any) -> None:
         """Convert, prove, move in."""
         sizes = self.parsed_sizes()
-        self.export([Request(form.name, contract, self.precision, sizes) for contract in self.contracts])
+        files = self.export([Request(form.name, contract, self.precision, sizes) for contract in self.contracts])
+        if form.stands_alone and self.serve:
+            show(self.output_dir / files[0].path, self.port)
 
     fields: list[tuple[str, Any, Any]] = [
         ("contracts", Annotated[tuple[contracts, ...], tyro.conf.arg(help=asked)], field(default=form.contracts[:1])),
         ("precision", Annotated[precisions, tyro.conf.arg(help="Of the network's weights.")], form.precision),
     ]
+    if form.stands_alone:
+        fields += [("serve", Annotated[bool, tyro.conf.arg(help="Serve the page on this machine afterwards.")], False)]
+        fields += [("port", Annotated[int, tyro.conf.arg(help="Of that server.")], 8080)]
     made = make_dataclass(f"Export_{form.name}", fields, bases=(_Export,), namespace={"main": main})
     made.__doc__ = f"Write a mobiler2l student for {form.title}."
     return made
@@ -109,6 +116,8 @@ class Lint:
             raise UserError(f"{self.package} is not one of the packages there: {known}")
         for view in entry["views"]:
             layers = layers_of(entry["format"], self.package, view["function"])
+            if not layers:
+                raise UserError(f"{self.package} is no graph of operations: it carries its own kernels")
             print_lint(self.package, layers, lint(layers, entry["format"]))
 
 

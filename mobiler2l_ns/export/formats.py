@@ -63,6 +63,11 @@ class Format:
     """The extra of this project's that installs what it needs; none: always installed."""
     needs: tuple[str, ...] = ()
     """Modules of that extra."""
+    stands_alone: bool = False
+    """Whether it is a folder to be used by itself: it has a manifest inside and, unless sizes are asked for, all that
+    the student has learned."""
+    lacks: Callable[[], str | None] = lambda: None
+    """What else is to be installed; None if nothing is missing."""
 
     @cached_property
     def precision(self) -> str:
@@ -72,7 +77,7 @@ class Format:
     def missing(self) -> str | None:
         """What to install before this format can be written; None if nothing is missing."""
         absent = [module for module in self.needs if find_spec(module) is None]
-        return f"pip install 'mobiler2l-ns[{self.extra}]'  (missing: {', '.join(absent)})" if absent else None
+        return f"pip install 'mobiler2l-ns[{self.extra}]'  (missing: {', '.join(absent)})" if absent else self.lacks()
 
 
 def _float32(graph: Graph, precision: str) -> str:
@@ -177,6 +182,24 @@ def _open_ncnn(path: Path, function: str) -> Runner:
     return NcnnRunner(path)
 
 
+def _convert_web(graphs: Mapping[str, Graph], path: Path, precision: str, metadata: dict[str, str]) -> None:
+    from mobiler2l_ns.export import web_package
+
+    web_package.convert(graphs, path, precision, metadata)  # type: ignore[arg-type]
+
+
+def _open_web(path: Path, function: str) -> Runner:
+    from mobiler2l_ns.export.web_package import WebRunner
+
+    return WebRunner(path, function)
+
+
+def _web_lacks() -> str | None:
+    from mobiler2l_ns.export import web_package
+
+    return web_package.missing()
+
+
 _MAC = sys.platform == "darwin"
 _COREML_THRESHOLDS = {"fp16": 55.0, "fp32": 80.0, "int8": 35.0, "palette6": 25.0, "palette4": 15.0}
 
@@ -247,6 +270,21 @@ FORMATS = {
             layout="CHW",
             extra="ncnn",
             needs=("ncnn", "pnnx"),
+        ),
+        Format(
+            "web",
+            ".web",
+            "any browser: a folder with a page for a static file server",
+            {"fp16": 50.0, "fp32": 70.0},
+            "the page in Chromium: WebAssembly, and WebGPU on the first picture",
+            "a page that shows the student",
+            _convert_web,
+            _open_web,
+            _float32,
+            contracts=("pose",),
+            holds_functions=True,
+            stands_alone=True,
+            lacks=_web_lacks,
         ),
     )
 }

@@ -79,8 +79,9 @@ def _why_not(processor: Processor, op: str, dtype: str) -> str | None:
 
 
 def layers_of(format_name: str, path: Path, function: str = "main") -> list[Layer]:
-    """The operations of a package, in order."""
-    return READERS[format_name](path, function)
+    """The operations of a package, in order; none where it is no graph but carries kernels of its own (web)."""
+    reader = READERS.get(format_name)
+    return [] if reader is None else reader(path, function)
 
 
 def _convolution_macs(op: str, given: Sequence[int], weight: Sequence[int], out: Sequence[int]) -> int:

@@ -55,20 +55,21 @@ class PackageFile:
     output: str
     """What the package gives."""
     views: list[dict[str, Any]]
-    """The sizes it renders, see ``describe_view``."""
-    gmac: float
-    """Billions of multiply-accumulates of a frame of the first size, counted in the finished graph."""
-    largest_activation_bytes: int
-    """Bytes of the largest intermediate result of the first size."""
+    """The sizes it renders, see ``describe_view`` and ``describe_proof``."""
+    gmac: float | None
+    """Billions of multiply-accumulates of a frame of the first size, counted in the finished graph; None where the
+    graph is not read."""
+    largest_activation_bytes: int | None
+    """Bytes of the largest intermediate result of the first size; None where the graph is not read."""
     warnings: list[str]
     """Operations that would leave the processor the package is meant for."""
     sha256: dict[str, str]
     """Digest of each file."""
 
 
-def describe_view(function: str, view: StudentView, pitch: float, proof: Proof, timed: bool) -> dict[str, Any]:
+def describe_view(function: str, view: StudentView, pitch: float) -> dict[str, Any]:
     """One size of a package: the function of the package that renders it ("main" if it has but one), rows and columns
-    of low-resolution rays, the intrinsics it expects in its own pixels, and what its proof measured."""
+    of low-resolution rays, and the intrinsics it expects in its own pixels."""
     rows, columns = view.grid
     return {
         "function": function,
@@ -78,6 +79,12 @@ def describe_view(function: str, view: StudentView, pitch: float, proof: Proof, 
         "rows": rows,
         "columns": columns,
         "intrinsics": dict(zip(("fx", "fy", "cx", "cy"), view.intrinsics, strict=True)),
+    }
+
+
+def describe_proof(proof: Proof, timed: bool) -> dict[str, Any]:
+    """What the proof of one size measured."""
+    return {
         "psnr_student": round(proof.psnr, 2),
         "psnr_photos": None if proof.psnr_photos is None else round(proof.psnr_photos, 3),
         "ms": round(proof.ms, 1) if timed else None,
@@ -177,6 +184,18 @@ def describe(student: Student) -> dict[str, Any]:
         },
         "held_out_poses": _numbers(capture.proof_poses),
     }
+
+
+def write_inside(package: Path, student: Student, views: Sequence[dict[str, Any]]) -> None:
+    """Write the manifest of a package that is used by itself, away from its export folder: without a list of files.
+
+    Args:
+        package: a folder.
+        student: what it holds.
+        views: its sizes, by ``describe_view``.
+    """
+    text = json.dumps({**describe(student), "views": list(views)}, indent=2)
+    (package / NAME).write_text(text + "\n", encoding="utf8")
 
 
 def write(folder: Path, student: Student, files: Sequence[PackageFile], psnr_photos: float | None) -> Path:

@@ -72,19 +72,20 @@ def _jobs(student: Student, request: Request) -> list[_Job]:
     precision = request.precision or form.precision
     if precision not in form.thresholds:
         raise UserError(f"{form.name} packages come in {', '.join(form.thresholds)}, not {precision}")
-    own = student.view()
-    sizes = request.sizes or ((own.height, own.width),)
+    pitches = student.config.pitches if form.stands_alone else (1.0,)
+    whole_pictures = tuple((view.height, view.width) for view in map(student.view, pitches))
+    sizes = request.sizes or whole_pictures
     if len(set(sizes)) < len(sizes) or any(min(size) < 1 for size in sizes):
         raise UserError(f"--sizes {' '.join(f'{w}x{h}' for h, w in sizes)}: each must be there once and not empty")
     views = {f"size_{width}x{height}": view_of(student, height, width) for height, width in sizes}
-    whole = {"main": next(iter(views.values()))} if len(views) == 1 else views
-    groups = [whole] if form.holds_functions else [{"main": view} for view in views.values()]
+    together = {"main": next(iter(views.values()))} if len(views) == 1 else views
+    groups = [together] if form.holds_functions else [{"main": view} for view in views.values()]
     jobs = []
     for group in groups:
         parts = ["mobiler2l"]
         parts += [request.contract] * (request.contract != "pose")
         parts += [precision] * (precision != form.precision)
-        if sizes != ((own.height, own.width),):
+        if sizes != whole_pictures:
             parts += [f"{view.width}x{view.height}" for view, _ in group.values()]
         jobs.append(_Job(form, request.contract, precision, group, "-".join(parts) + form.suffix))
     return jobs
@@ -104,13 +105,17 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
     package = work / job.name
     with CONSOLE.status(f"Converting to {job.name}"):
         job.form.convert(graphs, package, job.precision, metadata)
+    if job.form.stands_alone:
+        sizes = [manifest.describe_view(name, view, pitch) for name, (view, pitch) in job.views.items()]
+        manifest.write_inside(package, student, sizes)
     least = job.form.thresholds[job.precision]
     proofs, views = [], []
     for name, (view, pitch) in job.views.items():
         runner = job.form.open(package, name)
         proof = prove(reference, runner, job.contract, view, least, f"The {job.form.name} package", pitch)
         proofs.append(proof)
-        views.append(manifest.describe_view(name, view, pitch, proof, job.form.timed))
+        described = manifest.describe_view(name, view, pitch)
+        views.append({**described, **manifest.describe_proof(proof, job.form.timed)})
     size, sha256 = manifest.digests(package)
     layers = layers_of(job.form.name, package, next(iter(job.views)))
     first = next(iter(graphs.values()))
@@ -129,8 +134,8 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         layout=job.form.layout,
         output=job.form.output,
         views=views,
-        gmac=round(sum(layer.macs for layer in layers) / 1e9, 3),
-        largest_activation_bytes=max(layer.activation_bytes for layer in layers),
+        gmac=round(sum(layer.macs for layer in layers) / 1e9, 3) if layers else None,
+        largest_activation_bytes=max(layer.activation_bytes for layer in layers) if layers else None,
         warnings=[str(finding) for finding in lint(layers, job.form.name)],
         sha256=sha256,
     )

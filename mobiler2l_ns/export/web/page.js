@@ -1,0 +1,227 @@
+// The page: loads the model, picks an engine, and draws what the camera sees.
+
+import { OrbitCamera } from "./camera.js";
+import { listen } from "./gestures.js";
+import { loadModel } from "./model.js";
+import { TryOn } from "./tryon.js";
+import { WasmEngine } from "./wasm.js";
+import { WebGPUEngine } from "./webgpu.js";
+
+const element = (id) => document.getElementById(id);
+const [stage, message, hint, readout] = ["stage", "message", "hint", "readout"].map(element);
+const options = new URLSearchParams(location.search);
+const asked = options.get("engine"); // wasm or webgpu
+const budget = Number(options.get("budget") ?? 33); // milliseconds of a frame while the camera moves
+const tryOn = new TryOn(element("camera"));
+
+let model, engine, orbit, views, moving = false, msOfAPixel = 0, wanted = false, drawing = null;
+
+function say(text, isError = false) {
+  message.textContent = text;
+  message.hidden = !text;
+  message.classList.toggle("error", isError);
+}
+
+// A canvas keeps the kind of its first context: each engine gets one of its own.
+function freshCanvas() {
+  const canvas = element("view"), fresh = canvas.cloneNode();
+  canvas.replaceWith(fresh);
+  return fresh;
+}
+
+async function startEngine() {
+  if (asked !== "wasm") {
+    try {
+      engine = await WebGPUEngine.create(freshCanvas(), model, asked === "webgpu");
+      views.forEach((view) => engine.prepare(view));
+      engine.lost.then(({ reason }) => reason !== "destroyed" && fallBack());
+      return;
+    } catch (error) {
+      if (asked === "webgpu") throw error;
+    }
+  }
+  engine = await WasmEngine.create(freshCanvas(), model);
+}
+
+async function fallBack() {
+  engine = await WasmEngine.create(freshCanvas(), model);
+  fit();
+  draw();
+}
+
+const numbers = ({ fx, fy, cx, cy }) => [fx, fy, cx, cy];
+
+// The first size; while the camera moves, the largest of the same field of view that is likely within the budget.
+function currentView() {
+  const [full] = views;
+  if (!moving) return full;
+  const same = views.filter(({ pitch, width }) => Math.abs(width * pitch - full.width * full.pitch) < pitch);
+  return same.find(({ width, height }) => width * height * msOfAPixel < budget) ?? same[same.length - 1];
+}
+
+function fit() {
+  const canvas = element("view"), [{ width, height }] = views;
+  const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height);
+  canvas.style.width = `${width * scale}px`;
+  canvas.style.height = `${height * scale}px`;
+  tryOn.style(canvas);
+}
+
+// Draw soon; while a frame is being drawn, the newest camera waits for the next one.
+function draw() {
+  wanted = true;
+  drawing ??= (async () => {
+    while (wanted) {
+      await new Promise(requestAnimationFrame);
+      wanted = false;
+      const view = currentView(), began = performance.now();
+      try {
+        await engine.draw(view, orbit.pose(), numbers(view.intrinsics));
+      } catch (error) {
+        say(`The picture could not be drawn: ${error.message}`, true);
+        break;
+      }
+      const ms = performance.now() - began;
+      msOfAPixel = ms / view.width / view.height;
+      readout.textContent = `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms · ${view.width} × ${view.height}\n${engine.name}`;
+    }
+    drawing = null;
+  })();
+  return drawing;
+}
+
+const perSide = (pixels) => pixels / Math.max(element("view").clientWidth, element("view").clientHeight);
+const perHeight = (pixels) => pixels / element("view").clientHeight;
+const handlers = {
+  glides: () => !tryOn.on,
+  begin() {
+    moving = true;
+    hint.classList.add("gone");
+  },
+  end() {
+    moving = false;
+    draw();
+  },
+  drag(dx, dy) {
+    if (tryOn.on) {
+      tryOn.place(dx, dy);
+      return tryOn.style(element("view"));
+    }
+    orbit.turn(3 * perSide(dx), 3 * perSide(dy));
+    draw();
+  },
+  move(dx, dy) {
+    if (tryOn.on) {
+      orbit.turn(3 * perSide(dx), 3 * perSide(dy));
+    } else {
+      orbit.pan(perHeight(dx), perHeight(dy), views[0].intrinsics.fy / views[0].height);
+    }
+    draw();
+  },
+  pinch(factor) {
+    if (tryOn.on) {
+      tryOn.resize(factor);
+      return tryOn.style(element("view"));
+    }
+    orbit.zoom(factor);
+    draw();
+  },
+  twist(angle) {
+    if (!tryOn.on) return;
+    orbit.turn(-angle, 0);
+    draw();
+  },
+};
+
+async function toggleTryOn() {
+  if (tryOn.on) {
+    tryOn.stop();
+  } else {
+    try {
+      await tryOn.start();
+      say("");
+    } catch (error) {
+      say(`No camera: ${error.message}`, true);
+      setTimeout(() => say(""), 5000);
+    }
+  }
+  element("ar").setAttribute("aria-pressed", String(tryOn.on));
+  element("ar").textContent = tryOn.on ? "Leave AR" : "AR";
+  showHint(tryOn.on ? "Drag to place · pinch to scale · twist to turn" : "");
+  fit();
+}
+
+// What is on the stage, as a canvas.
+async function compose() {
+  while (drawing) await drawing;
+  const picture = await engine.snapshot();
+  return tryOn.on ? tryOn.compose(picture, element("view"), stage) : picture;
+}
+
+async function save() {
+  const composed = await compose();
+  const blob = await new Promise((resolve) => composed.toBlob(resolve, "image/png"));
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = tryOn.on ? "try-on.png" : "picture.png";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+function showHint(text) {
+  hint.textContent = text;
+  hint.hidden = !text;
+  hint.classList.remove("gone");
+}
+
+async function start() {
+  model = await loadModel((share) => say(`Loading ${Math.round(100 * share)} %`));
+  const { manifest, network } = model;
+  views = [...manifest.views].sort((a, b) => b.width * b.height - a.width * a.height);
+  orbit = new OrbitCamera(manifest);
+  say("Starting");
+  await startEngine();
+  fit();
+  await draw();
+  say("");
+  element("ar").hidden = !network.alpha;
+  document.querySelector("nav").hidden = false;
+  const touch = matchMedia("(pointer: coarse)").matches;
+  showHint(touch ? "Drag to turn · pinch to zoom · two fingers to move" : "Drag to turn · scroll to zoom · right button to move");
+  listen(stage, handlers);
+  new ResizeObserver(fit).observe(stage);
+  element("reset").addEventListener("click", () => { orbit.reset(); tryOn.home(); fit(); draw(); });
+  element("ar").addEventListener("click", toggleTryOn);
+  element("save").addEventListener("click", save);
+  if ("serviceWorker" in navigator && !asked) await navigator.serviceWorker.register("sw.js").catch(() => {});
+}
+
+// A view's picture as 16-bit numbers (height, width, channels), in base64: what the export is proven with.
+async function picture(name, pose, intrinsics) {
+  const view = views.find((candidate) => candidate.function === name);
+  while (drawing) await drawing;
+  const values = await engine.picture(view, pose, intrinsics);
+  const rounded = Uint16Array.from(values, (value) => Math.round(65535 * value));
+  const url = await new Promise((resolve) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.readAsDataURL(new Blob([rounded]));
+  });
+  const { height, width } = view;
+  return { data: url.slice(url.indexOf(",") + 1), height, width, channels: values.length / height / width };
+}
+
+const ready = start();
+ready.catch((error) => say(error.message, true));
+
+// For the export's proof and for tests.
+window.mobiler2l = {
+  ready,
+  picture,
+  compose,
+  tryOn,
+  engine: () => engine.name,
+  camera: () => orbit,
+  idle: async () => { while (drawing) await drawing; },
+  hasWebGPU: async () => Boolean(await navigator.gpu?.requestAdapter()),
+};

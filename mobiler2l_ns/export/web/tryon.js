@@ -1,0 +1,63 @@
+// Try-on: the object over the camera's picture. One finger places it, a pinch scales it, a twist turns it.
+
+export class TryOn {
+  constructor(video) {
+    this.video = video;
+    this.on = false;
+    this.home();
+  }
+
+  home() {
+    Object.assign(this, { x: 0, y: 0, scale: 0.7 });
+  }
+
+  // Throws where there is no camera or it is not allowed.
+  async start() {
+    if (!navigator.mediaDevices) throw new Error("The camera needs a page that comes by https.");
+    const wanted = { video: { facingMode: "environment", width: { ideal: 1920 }, height: { ideal: 1080 } }, audio: false };
+    this.video.srcObject = await navigator.mediaDevices.getUserMedia(wanted);
+    await this.video.play();
+    this.video.hidden = false;
+    this.on = true;
+  }
+
+  stop() {
+    for (const track of this.video.srcObject?.getTracks() ?? []) track.stop();
+    this.video.srcObject = null;
+    this.video.hidden = true;
+    this.on = false;
+  }
+
+  place(dx, dy) {
+    this.x += dx;
+    this.y += dy;
+  }
+
+  resize(factor) {
+    this.scale = Math.min(4, Math.max(0.1, this.scale * factor));
+  }
+
+  style(canvas) {
+    canvas.style.transform = this.on ? `translate(${this.x}px, ${this.y}px) scale(${this.scale})` : "";
+  }
+
+  // What the stage shows, as a canvas: the camera's picture, cut as it is on the stage, and the object over it.
+  //   picture: a canvas with the object; view: the element it is shown in.
+  compose(picture, view, stage) {
+    const { clientWidth: width, clientHeight: height } = stage;
+    const { videoWidth, videoHeight } = this.video;
+    const out = document.createElement("canvas");
+    const density = Math.max(devicePixelRatio, Math.min(videoWidth / width, videoHeight / height));
+    out.width = Math.round(width * density);
+    out.height = Math.round(height * density);
+    const context = out.getContext("2d");
+    context.scale(out.width / width, out.height / height);
+    const cover = Math.max(width / videoWidth, height / videoHeight);
+    const [w, h] = [videoWidth * cover, videoHeight * cover];
+    context.drawImage(this.video, (width - w) / 2, (height - h) / 2, w, h);
+    const box = view.getBoundingClientRect(), frame = stage.getBoundingClientRect();
+    context.imageSmoothingQuality = "high";
+    context.drawImage(picture, box.x - frame.x, box.y - frame.y, box.width, box.height);
+    return out;
+  }
+}

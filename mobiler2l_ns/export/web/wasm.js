@@ -1,0 +1,95 @@
+// The engine for browsers without WebGPU: WebAssembly SIMD in several workers, each with a copy of the weights, so that
+// any static server will do (shared memory would need its headers).
+
+const STRIP_BYTES = 48e6; // of a worker's registers
+
+class Hand {
+  constructor() {
+    this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  }
+
+  ask(message, transfer = []) {
+    return new Promise((resolve, reject) => {
+      this.worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data.answer));
+      this.worker.onerror = (event) => reject(new Error(event.message || "a worker could not be started"));
+      this.worker.postMessage(message, transfer);
+    });
+  }
+}
+
+export class WasmEngine {
+  static async create(canvas, { manifest, network, weights }) {
+    const load = async (name) => new Uint8Array(await (await fetch(name)).arrayBuffer());
+    let code = await load("kernels-fma.wasm");
+    if (!WebAssembly.validate(code)) code = await load("kernels.wasm");
+    if (!WebAssembly.validate(code)) throw new Error("This browser has neither WebGPU nor WebAssembly SIMD: please update it.");
+    const module = await WebAssembly.compile(code);
+    const engine = new WasmEngine();
+    engine.canvas = canvas;
+    engine.context = canvas.getContext("2d");
+    engine.network = network;
+    const count = Math.max(1, Math.min(8, navigator.hardwareConcurrency || 2));
+    engine.hands = Array.from({ length: count }, () => new Hand());
+    engine.name = `WebAssembly, ${count} worker${count > 1 ? "s" : ""}`;
+    await Promise.all(engine.hands.map((hand) => {
+      const copy = weights.slice().buffer;
+      return hand.ask({ kind: "start", manifest, network, module, weights: copy }, [copy]);
+    }));
+    return engine;
+  }
+
+  async strips(view, pose, intrinsics, floats) {
+    const perRow = bytesOfARay(this.network) * view.columns;
+    const most = Math.max(1, Math.floor(STRIP_BYTES / perRow));
+    const rounds = Math.ceil(view.rows / (most * this.hands.length));
+    const count = Math.ceil(view.rows / (rounds * this.hands.length));
+    const parts = [];
+    let next = 0;
+    await Promise.all(this.hands.map(async (hand) => {
+      while (next < view.rows) {
+        const first = next;
+        next += count;
+        const part = { view, pose, intrinsics, first, count: Math.min(count, view.rows - first), floats };
+        parts.push([first, await hand.ask({ kind: "strip", ...part })]);
+      }
+    }));
+    return parts.sort(([a], [b]) => a - b).map(([, pixels]) => pixels);
+  }
+
+  async draw(view, pose, intrinsics) {
+    const parts = await this.strips(view, pose, intrinsics, false);
+    const { canvas } = this;
+    if (canvas.width !== view.width || canvas.height !== view.height) {
+      canvas.width = view.width;
+      canvas.height = view.height;
+    }
+    let y = 0;
+    for (const part of parts) {
+      const image = new ImageData(part, view.width);
+      this.context.putImageData(image, 0, y);
+      y += image.height;
+    }
+  }
+
+  // The last picture as a canvas to draw with.
+  async snapshot() {
+    return this.canvas;
+  }
+
+  // height x width x channels, 0..1
+  async picture(view, pose, intrinsics) {
+    const parts = await this.strips(view, pose, intrinsics, true);
+    const whole = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+    let at = 0;
+    for (const part of parts) {
+      whole.set(part, at);
+      at += part.length;
+    }
+    return whole;
+  }
+}
+
+// Bytes of all registers for one ray.
+function bytesOfARay({ registers }) {
+  return registers.reduce((sum, [channels, scale]) => sum + 4 * channels * scale * scale, 0);
+}
