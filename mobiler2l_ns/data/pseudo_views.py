@@ -70,6 +70,11 @@ class PseudoViewPool:
         pictures = self.pictures[chosen].to(device, non_blocking=True)
         return self.poses[chosen].to(device, non_blocking=True), pictures.float() / 255.0
 
+    def newest(self, count: int) -> tuple[Float[Tensor, "n 3 4"], UInt8[Tensor, "n h w channels"]]:
+        """Up to ``count`` views, the newest first, where the pool lives."""
+        slots = [(self.rendered - 1 - age) % self.capacity for age in range(min(count, self.filled))]
+        return self.poses[slots], self.pictures[slots]
+
     def mean_colour(self) -> Float[Tensor, "channels"]:
         """Mean of up to 64 views, 0..1."""
         return self.pictures[: min(self.filled, 64)].float().mean((0, 1, 2)) / 255.0
