@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
-from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.configs.base_config import LoggingConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, OptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
@@ -18,6 +18,7 @@ from nerfstudio.models.nerfacto import NerfactoModelConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from mobiler2l_ns import nerfstudio_hooks
+from mobiler2l_ns.console import PhaseWriterConfig
 from mobiler2l_ns.data.datamanager import MobileR2LDataManagerConfig
 from mobiler2l_ns.model import MobileR2LModelConfig
 from mobiler2l_ns.optimizer import AdamWOptimizerConfig
@@ -70,6 +71,8 @@ _full = MobileR2LTrainerConfig(
         },
     },
     viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+    # The profiler's table would stand below the commands that a run ends with.
+    logging=LoggingConfig(local_writer=PhaseWriterConfig(enable=True), profiler="none"),
     vis="viewer",
 )
 

@@ -13,11 +13,12 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils import writer
+from nerfstudio.utils import comms, writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from mobiler2l_ns import distributed
+from mobiler2l_ns.console import announce
 from mobiler2l_ns.data.datamanager import MobileR2LDataManager, MobileR2LDataManagerConfig
 from mobiler2l_ns.data.photos import over_background
 from mobiler2l_ns.data.poses import pose_range
@@ -26,6 +27,7 @@ from mobiler2l_ns.finetuning import BestStudent, held_out_psnr
 from mobiler2l_ns.metrics import psnr
 from mobiler2l_ns.model import MobileR2LModel, MobileR2LModelConfig
 from mobiler2l_ns.phases import Phase, PhasePlan
+from mobiler2l_ns.progress import RunLog
 from mobiler2l_ns.runs import read_run_config
 from mobiler2l_ns.student.capture import PROOF_POSES
 from mobiler2l_ns.student.growth import Growth
@@ -42,8 +44,8 @@ from mobiler2l_ns.teacher import (
 
 PRUNING_BATCHES = 8
 """Batches that a round of pruning judges the channels by."""
-FINETUNE_CHECKS = 10
-"""How often in the fine-tuning phase the held-out photos are looked at."""
+HELD_OUT_CHECKS = 10
+"""How often in each phase of the student the held-out photos are looked at."""
 
 
 @dataclass
@@ -133,6 +135,7 @@ class MobileR2LPipeline(VanillaPipeline):
         self.plan = config.plan()
         self.growth = config.growth()
         self.pruning = config.pruning()
+        self.log = RunLog(self.plan)
         self.student_optimizer: torch.optim.Optimizer | None = None
         self.best_student: BestStudent | None = None
         self._announced: Phase | None = None
@@ -232,13 +235,15 @@ class MobileR2LPipeline(VanillaPipeline):
             self.prune_if_due(progress)
 
     def _begin_phase(self, phase: Phase, step: int) -> None:
-        begin, length = self.plan.start(phase), self.plan.length(phase)
-        at = f", from step {step - begin}" if step > begin else ""
-        CONSOLE.rule(f"[bold green]{phase.value}: {length} steps of {self.plan.total}{at}")
+        announce(self.plan, step)
+        self.log.begin_phase(step)
         writer.put_scalar(name="Phase", scalar=list(Phase).index(phase), step=step)
         self._wrap(phase)
-        if phase is Phase.TEACHER:
-            return
+        if phase is not Phase.TEACHER:
+            self._prepare_student(phase, step)
+        self.log.ready(step)
+
+    def _prepare_student(self, phase: Phase, step: int) -> None:
         teacher = self.model.find_teacher()
         assert teacher is not None
         cached = self.config.datamanager.cache_dir is not None
@@ -246,7 +251,7 @@ class MobileR2LPipeline(VanillaPipeline):
         self._measure_extent()
         if phase is Phase.FINETUNE:
             self.datamanager.load_photos(self.model.background())
-            self._consider_student()
+            self._consider_student(step)
 
     def _wrap(self, phase: Phase) -> None:
         if self.world_size > 1:
@@ -312,24 +317,34 @@ class MobileR2LPipeline(VanillaPipeline):
             CONSOLE.print(f"The student samples depths from {near:.3g} to {far:.3g}")
 
     def end_step(self, step: int) -> None:
-        """While fine-tuning, watch the held-out photos; at the end of the run return to the best student."""
-        if self.plan.at(step) is not Phase.FINETUNE:
+        """Watch the held-out photos; at the end of fine-tuning return to the student that was best on them."""
+        phase = self.plan.at(step)
+        done, length = step + 1 - self.plan.start(phase), self.plan.length(phase)
+        last = done >= length
+        if phase is Phase.TEACHER or not (last or done % max(1, length // HELD_OUT_CHECKS) == 0):
             return
-        done = step + 1 - self.plan.start(Phase.FINETUNE)
-        last = done >= self.plan.finetune
-        if last or done % max(1, self.plan.finetune // FINETUNE_CHECKS) == 0:
-            score = self._consider_student()
+        if phase is Phase.DISTIL:
+            self._watch_held_out(step)
+        else:
+            score = self._consider_student(step)
             assert self.best_student is not None
             if last:
+                self.log.held_out(step, float(self.best_student.best))
                 self.model.student.network.load_state_dict(self.best_student.network.state_dict())
                 CONSOLE.print(
                     f"Held-out photos: {float(self.best_student.before):.2f} dB before fine-tuning, "
                     f"{score:.2f} dB at its end, {float(self.best_student.best):.2f} dB kept"
                 )
 
-    def _consider_student(self) -> float:
+    def _watch_held_out(self, step: int) -> None:
+        if comms.is_main_process() and self.datamanager.load_held_out(self.model.background()):
+            assert self.datamanager.held_out is not None
+            self.log.held_out(step, held_out_psnr(self.model.student, self.datamanager.held_out))
+
+    def _consider_student(self, step: int) -> float:
         assert self.datamanager.held_out is not None
         score = distributed.from_rank_0(held_out_psnr(self.model.student, self.datamanager.held_out))
+        self.log.held_out(step, score)
         if self.best_student is None:
             self.best_student = BestStudent(self.model.student.network)
         self.best_student.consider(self.model.student.network, score)

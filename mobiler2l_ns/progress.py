@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mobiler2l_ns.phases import Phase, PhasePlan
@@ -75,7 +76,7 @@ def _finite(value: Any) -> Any:
 
 
 class RunLog:
-    """Owned by the pipeline, told by pipeline and trainer what happens.
+    """``pipeline.log``: pipeline and trainer tell it what happens, ``now`` is how far they are.
 
     Writes nothing until it is opened, which rank 0 of a training run does alone.
     """
@@ -161,8 +162,8 @@ class RunLog:
             self._add_point(step, images)
 
     def _add_point(self, step: int, images: int | None) -> None:
-        loss = sum(float(value) for value in self._losses) / len(self._losses)
-        psnr = sum(float(value) for value in self._psnrs) / len(self._psnrs) if self._psnrs else None
+        loss = float(torch.stack(self._losses).mean())
+        psnr = float(torch.stack(self._psnrs).mean()) if self._psnrs else None
         (last_step, last_seconds), seconds = self._point, self.seconds()
         rate = (step + 1 - last_step) / max(1e-9, seconds - last_seconds)
         self._losses, self._psnrs, self._point = [], [], (step + 1, seconds)

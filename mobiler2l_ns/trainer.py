@@ -5,17 +5,25 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Literal
 
+import torch
 import tyro
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils import comms, writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
-from mobiler2l_ns import distributed
+from mobiler2l_ns import console, distributed, environment
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.phases import Phase
 from mobiler2l_ns.pipeline import MobileR2LPipeline, MobileR2LPipelineConfig
+from mobiler2l_ns.progress import FILE
 from mobiler2l_ns.schedule import StudentSchedulerConfig
+from mobiler2l_ns.student.network import StudentNetwork
 
 
 @dataclass
@@ -28,6 +36,8 @@ class MobileR2LTrainerConfig(TrainerConfig):
     """Teacher, student and their data."""
     max_num_iterations: tyro.conf.Fixed[int] = 0
     """Follows from --pipeline.teacher-steps, --pipeline.distill-steps and --pipeline.finetune-steps."""
+    report_views: int = 32
+    """Most held-out views that the report.html at the end of a run measures; 0 leaves the report out."""
 
     def __post_init__(self) -> None:
         self.max_num_iterations = self.pipeline.plan().total
@@ -36,15 +46,39 @@ class MobileR2LTrainerConfig(TrainerConfig):
         self.pipeline.adopt_teacher()
         super().save_config()
 
+    def print_to_terminal(self) -> None:
+        """The plan of the run; its several hundred settings are in its config.yml."""
+        with torch.device("meta"):
+            parameters = sum(value.numel() for value in StudentNetwork(self.pipeline.model).parameters())
+        capture = self.data or self.pipeline.datamanager.data
+        console.print_plan(self.method_name, self.pipeline.plan(), parameters, capture, self.get_base_dir())
+
 
 class MobileR2LTrainer(Trainer):
     """Runs the phases to their common end, also when resumed."""
 
     config: MobileR2LTrainerConfig
+    pipeline: MobileR2LPipeline
 
     def __init__(self, config: MobileR2LTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         distributed.set_up_rank(config.machine.device_type, local_rank)
         super().__init__(config, local_rank, world_size)
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        super().setup(test_mode)
+        if comms.is_main_process():
+            self._open_log()
+        self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._finish))
+
+    def _open_log(self) -> None:
+        config, log = self.config, self.pipeline.log
+        resumed = config.load_dir or (config.load_checkpoint.parent if config.load_checkpoint is not None else None)
+        earlier = None if resumed is None else resumed.resolve().parent / FILE
+        facts = {"device": environment.device_name(self.device), "devices": self.world_size}
+        log.open(self.base_dir / FILE, self._start_step, earlier, **facts, versions=environment.versions())
+        for each in writer.EVENT_WRITERS:
+            if isinstance(each, console.PhaseWriter):
+                each.follow(log, self.checkpoint_dir)
 
     def setup_optimizers(self) -> Optimizers:
         optimizers = dict(self.config.optimizers)
@@ -56,7 +90,7 @@ class MobileR2LTrainer(Trainer):
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         built = Optimizers({**optimizers, "student": student}, self.pipeline.get_param_groups())
         # Clipping (max_norm) wants the parameters themselves, not the optimizer's groups of them.
-        built.parameters["student"] = list(cast(MobileR2LPipeline, self.pipeline).model.student.parameters())
+        built.parameters["student"] = list(self.pipeline.model.student.parameters())
         return built
 
     def train(self) -> None:
@@ -66,16 +100,46 @@ class MobileR2LTrainer(Trainer):
         if self._start_step >= total:
             CONSOLE.print(f"This run is complete: its checkpoint is at step {self._start_step - 1} of {total}")
             self.step = self._start_step - 1
-        super().train()
+        try:
+            super().train()
+        finally:
+            for each in writer.EVENT_WRITERS:
+                if isinstance(each, console.PhaseWriter):
+                    each.close()
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
         loss, losses, metrics = super().train_iteration(step)
-        distributed.average_batch_norms(cast(MobileR2LPipeline, self.pipeline).model.student.network)
+        distributed.average_batch_norms(self.pipeline.model.student.network)
+        self._log_step(step, loss, metrics)
         plan = self.config.pipeline.plan()
         if plan.at(step + 1) is not plan.at(step):
             # The next phase starts with long work on what this one has learned.
             self.save_checkpoint(step)
         return loss, losses, metrics
+
+    def _log_step(self, step: int, loss: Tensor, metrics: dict[str, Tensor]) -> None:
+        psnr = next((value for name, value in metrics.items() if "psnr" in name), None)
+        images = self.config.pipeline.datamanager.views_per_batch * self.world_size
+        teacher = self.pipeline.model.phase is Phase.TEACHER
+        self.pipeline.log.trained(step, loss, psnr, None if teacher else images)
+
+    @check_main_thread
+    def _finish(self, step: int) -> None:
+        """After the last checkpoint: write the report, and say how to go on."""
+        log, config_path = self.pipeline.log, self.base_dir / "config.yml"
+        log.finish(step, peak_memory=environment.peak_memory(self.device))
+        distilled = log.plan.at(step) is not Phase.TEACHER
+        results, files = {}, {"run": str(self.base_dir), "checkpoint": str(self.checkpoint_dir)}
+        if distilled and self.config.report_views > 0:
+            from mobiler2l_ns.report.write import write_report
+
+            try:
+                written = write_report(self.pipeline, config_path, self.config.report_views)
+                results, files["report"] = written.results, str(written.path)
+            except (Exception, UserError) as error:
+                CONSOLE.print(f"[yellow]The run is saved, its report could not be written: {_one_line(error)}")
+        console.print_results(f"{self.config.method_name}: {console.duration(log.seconds())}", results, files)
+        console.print_next_commands(config_path, distilled)
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
@@ -97,3 +161,7 @@ class MobileR2LTrainer(Trainer):
                 if older.name != checkpoint.name:
                     older.unlink()
         written.rmdir()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

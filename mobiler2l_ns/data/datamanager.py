@@ -108,21 +108,32 @@ class MobileR2LDataManager(VanillaDataManager):
         Raises:
             UserError: if the student is to learn alpha and the photos have none.
         """
-        if self.student.alpha and photo_with_alpha(self.train_dataset, 0).shape[-1] != 4:
+        if not self._photos_fit():
             raise UserError(
                 "A student with alpha is fine-tuned on photos with an alpha channel, these have none: "
                 "cut the object out, or set --pipeline.finetune-steps 0"
             )
+
+    def _photos_fit(self) -> bool:
+        return not self.student.alpha or photo_with_alpha(self.train_dataset, 0).shape[-1] == 4
+
+    def load_held_out(self, background: Float[Tensor, "3"]) -> bool:
+        """Bring the photos that judge the student to its geometry, once; False if they have no alpha to judge by."""
+        if self.held_out is None and self._photos_fit():
+            over = None if self.student.alpha else background
+            _, held_out = self.split_photos(len(self.train_dataset))
+            self.held_out = Photos(self.train_dataset, held_out, self.view, over)
+        return self.held_out is not None
 
     def load_photos(self, background: Float[Tensor, "3"]) -> None:
         """Bring the training photos to the student's geometry, at each of its pitches, once."""
         if self.photos:
             return
         over = None if self.student.alpha else background
-        train, held_out = self.split_photos(len(self.train_dataset))
+        train, _ = self.split_photos(len(self.train_dataset))
         for pitch in self.student.pitches:
             self.photos[pitch] = Photos(self.train_dataset, train, self.view.at(pitch), over)
-        self.held_out = Photos(self.train_dataset, held_out, self.view, over)
+        self.load_held_out(background)
 
     # Pseudo views
 
