@@ -28,7 +28,8 @@ from mobiler2l_ns.teacher import render_teacher
 
 Outputs = dict[str, Tensor]
 Shown = Literal["phase", "student", "teacher", "split", "error"]
-"""What the viewer shows: the model of the phase, one of the two, the teacher left of the student, or how they differ."""
+"""What the viewer shows: the model of the phase, one of the two, the teacher left of the student, or their
+difference."""
 NO_DEPTH = 1000.0
 """Depth of the student's pictures, nerfstudio's far plane: the viewer then draws the cameras over a light field, which
 has no depth that could hide them."""
@@ -175,7 +176,8 @@ class MobileR2LModel(Model):
         teacher = self.find_teacher()
         shown = self.show
         if shown == "phase" or (teacher is None and shown != "student"):
-            shown = "teacher" if self.phase is Phase.TEACHER and teacher is not None else "student"
+            begun = self.phase is not Phase.TEACHER and bool(self.student.capture.depth_known)
+            shown = "student" if begun or teacher is None else "teacher"
         if shown == "student":
             outputs = self._timed_student(camera)
             if self._comparing and teacher is not None:

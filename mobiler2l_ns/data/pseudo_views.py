@@ -70,10 +70,9 @@ class PseudoViewPool:
         pictures = self.pictures[chosen].to(device, non_blocking=True)
         return self.poses[chosen].to(device, non_blocking=True), pictures.float() / 255.0
 
-    def newest(self, count: int) -> tuple[Float[Tensor, "n 3 4"], UInt8[Tensor, "n h w channels"]]:
-        """Up to ``count`` views, the newest first, where the pool lives."""
-        slots = [(self.rendered - 1 - age) % self.capacity for age in range(min(count, self.filled))]
-        return self.poses[slots], self.pictures[slots]
+    def newest(self, count: int) -> list[int]:
+        """Indices into ``poses`` and ``pictures`` of up to ``count`` views, the newest first."""
+        return [(self.rendered - 1 - age) % self.capacity for age in range(min(count, self.filled))]
 
     def mean_colour(self) -> Float[Tensor, "channels"]:
         """Mean of up to 64 views, 0..1."""

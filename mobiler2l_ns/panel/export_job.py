@@ -59,8 +59,11 @@ class ExportJob:
 
     def _packages(self) -> list[str]:
         manifest = json.loads((self.output_dir / "manifest.json").read_text(encoding="utf8"))
-        entries = [entry for entry in manifest["files"] if self.form in (entry["format"], "all")]
-        return [f"`{entry['path']}` {entry['bytes'] / 1e6:.2f} MB" for entry in entries]
+        return [
+            f"`{entry['path']}`: {entry['bytes'] / 1e6:.2f} MB, {entry['psnr_student']:.0f} dB to the student"
+            for entry in manifest["files"]
+            if self.form in (entry["format"], "all")
+        ]
 
     def _last_line(self) -> str:
         self._said.seek(0)
