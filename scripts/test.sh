@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv and passes the whole test suite: style, types, tests.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-system_libraries ffmpeg  # which ns-render asks for
+system_libraries ffmpeg chromium  # which ns-render asks for, and which looks at pages
 python_environment "[test]"
 export PATH="$VENV/bin:$PATH"
 

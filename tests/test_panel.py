@@ -102,13 +102,140 @@ def seen(make_config, tmp_path_factory) -> Iterator[Seen]:
         trainer.shutdown()
 
 
-def test_dev(seen):
+def test_the_panel_says_how_far_the_run_is(seen):
     seen.browser.wait_for("document.body.innerText.includes('finished')")
+    said = "\n".join(seen.said)
+    for words in ("**teacher** · step 30 of 30 ", "**distil** · step 24 of 24 ", "**fine-tune** · step 12 of 12 "):
+        assert words in said
+    assert "images/s" in said and "steps/s" in said
+    text = seen.text()
+    for line in ("teacher to photos", "student to teacher", "student to held-out photos"):
+        assert f"{line}: " in text
+    assert "6 of 6 in the pool" in text and "pose sampler orbit" in text
+    assert seen.pipeline.panel._bar.value == 100.0
+
+
+def test_the_camera_starts_where_the_first_photo_was_taken(seen):
+    (client,) = seen.trainer.viewer_state.viser_server.get_clients().values()
+    first = seen.pipeline.datamanager.train_poses[0].numpy()
+    assert np.allclose(client.camera.position / VISER_NERFSTUDIO_SCALE_RATIO, first[:, 3], atol=1e-4)
+    state = seen.trainer.viewer_state.get_camera_state(client)
+    assert float(torch.as_tensor(state.c2w[:, 2]) @ torch.as_tensor(first[:, 2]).double()) > 0.9999
+    assert abs(state.fov - 2 * np.arctan(26 / seen.pipeline.datamanager.view.fy)) < 1e-4
+
+
+def test_a_drag_moves_the_camera_and_the_picture(seen):
+    (client,) = seen.trainer.viewer_state.viser_server.get_clients().values()
+    assert seen.frame().std() > 3.0  # a picture is there
+    before = np.array(client.camera.position)
+    seen.frame_after(lambda: seen.browser.drag((200, 500), (330, 540)))
+    assert np.linalg.norm(client.camera.position - before) > 1.0
+    assert "ms for 64 x" in seen.text()
+
+
+def test_what_is_shown_can_be_chosen(seen):
+    model = seen.pipeline.model
+    student = seen.frame()
+    teacher = seen.frame_after(lambda: seen.choose("phase", "teacher"))
+    assert model.show == "teacher"
+    split = seen.frame_after(lambda: seen.choose("teacher", "split"))
+    assert model.show == "split" and model.split == 0.5
+    panel = seen.pipeline.panel
+    assert panel._split.gui_handle.visible
+    seen.frame_after(lambda: seen.choose("split", "error"))
+    assert not panel._split.gui_handle.visible
+    seen.frame_after(lambda: seen.choose("error", "student"))
+    assert np.abs(seen.frame() - student).mean() < np.abs(teacher - student).mean() / 4
+    assert np.abs(split - student).mean() < np.abs(teacher - student).mean()
+
+
+def test_pseudo_views_and_their_cameras_are_shown(seen):
+    panel, pool = seen.pipeline.panel, seen.pipeline.datamanager.pool
+    assert pool is not None
+    panel._pictures_due = 0.0
+    panel.update()
+    places = np.stack([frustum.position for frustum in panel._cameras._frustums])
+    newest = pool.poses[pool.newest(6), :, 3].numpy()
+    assert np.allclose(places / VISER_NERFSTUDIO_SCALE_RATIO, newest, atol=1e-5)
+    strip = "document.querySelector('img[alt=\"the newest pseudo views\"]')"
+    seen.browser.wait_for(f"({strip} || {{}}).naturalWidth == 298")
+    assert panel._cameras._folder.visible
+    seen.frame_after(lambda: seen.click("label", "e.innerText == 'Pseudo cameras'"))
+    assert not panel._cameras._folder.visible
+
+
+def test_an_export_runs_beside_the_viewer(seen):
+    panel = seen.pipeline.panel
+    panel._format.value = "onnx"
+    seen.click("button", "e.innerText == 'Export newest checkpoint'")
+    seen.browser.wait_for("document.body.innerText.includes('Exporting onnx')")
+    assert panel._button.gui_handle.disabled
+    seen.frame_after(lambda: seen.browser.drag((200, 500), (330, 500)))  # nobody waits
+    seen.browser.wait_for("document.body.innerText.includes('Done: ')", 120)
+    package = seen.trainer.base_dir / "package"
+    assert (package / "mobiler2l.onnx").is_file() and str(package) in seen.text()
+    assert "MB, " in seen.text() and "dB to the student" in seen.text()
+    assert not panel._button.gui_handle.disabled
+
+
+def test_an_export_that_fails_says_why_in_one_line(seen):
+    until = time.monotonic() + 60
+    while seen.failed.running and time.monotonic() < until:
+        time.sleep(0.1)
+    assert seen.failed.state().startswith("**Failed:** No run at ")
+    assert seen.failed.state().endswith("give the config.yml of a nerfstudio run")
+
+
+def test_the_page_has_nothing_to_complain_of(seen):
+    assert seen.browser.console == []
+
+
+def test_dev(seen):
     time.sleep(3)
     Path("/tmp/panel.png").write_bytes(seen.browser.screenshot())
+    Path("/tmp/panel.html").write_text(seen.browser.evaluate("document.body.outerHTML"))
     print(seen.said)
     print(seen.text())
-    print(seen.browser.console)
+    begin = time.perf_counter()
+    for _ in range(10):
+        seen.pipeline.panel.update()
+    print("update ms", (time.perf_counter() - begin) * 100)
+    begin = time.perf_counter()
+    seen.pipeline.panel._shown_views = -1
+    seen.pipeline.panel._show_pseudo_views()
+    print("pictures ms", (time.perf_counter() - begin) * 1000)
+
+
+# A run that is only looked at
+
+
+def watchers() -> int:
+    return sum(thread.name == "mobiler2l panel" for thread in threading.enumerate())
+
+
+def test_a_finished_run_shows_its_panel_without_a_pool(finished_run):
+    before = watchers()
+    pipeline, step = open_run(finished_run)
+    assert watchers() == before and not any("panel" in name for name in pipeline.state_dict())
+    config = pipeline.config
+    log = finished_run.parent / "viewer_log_filename.txt"
+    from nerfstudio.configs.base_config import ViewerConfig
+
+    viewer = Viewer(ViewerConfig(websocket_host="127.0.0.1"), log, Path("."), pipeline, train_lock=threading.Lock())
+    try:
+        assert watchers() == before + 1
+        viewer.init_scene(pipeline.datamanager.train_dataset, "completed", pipeline.datamanager.eval_dataset)
+        viewer.update_scene(step)
+        panel = pipeline.panel
+        panel.update()
+        assert panel._run.content.startswith("**finished** · trained for 0:00:")
+        assert "student to held-out photos: " in panel._run.content and panel._bar.value == 100.0
+        assert panel._pool.content.startswith("Rendered only while training; the cameras are samples")
+        assert panel._strip.content == "" and len(panel._cameras._frustums) == 64
+        assert not panel._cameras._folder.visible
+        assert config is pipeline.config
+    finally:
+        viewer.viser_server.stop()
 
 
 # Words and pictures, without a viewer

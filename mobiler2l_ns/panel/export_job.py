@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from functools import cached_property
 from pathlib import Path
 
 COMMAND = "from mobiler2l_ns.export.commands import entrypoint; entrypoint()"
 """What the console script mobiler2l-export does."""
+SPECIAL = re.compile(r"[\\`*{<\[]")
+"""What the viewer's Markdown would take for markup or code."""
 
 
 def format_names() -> list[str]:
@@ -53,9 +57,13 @@ class ExportJob:
         """One paragraph of Markdown: running for how long, done and where, or the error's one line."""
         if self.running:
             return f"Exporting {self.form}: {time.monotonic() - self._begin:.0f} s"
+        return self._outcome
+
+    @cached_property
+    def _outcome(self) -> str:
         if self._process.returncode == 0:
             return f"Done: `{self.output_dir}`" + "".join(f"  \n{line}" for line in self._packages())
-        return f"**Failed:** {self._last_line()}"
+        return "**Failed:** " + SPECIAL.sub(r"\\\g<0>", self._last_line())
 
     def _packages(self) -> list[str]:
         manifest = json.loads((self.output_dir / "manifest.json").read_text(encoding="utf8"))

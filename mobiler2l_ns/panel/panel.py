@@ -76,7 +76,7 @@ class Panel(ViewerControl):
                 self._add_export()
         self._installed = True
         self.viser_server.on_client_connect(self._place_camera)
-        threading.Thread(target=_watch, args=(weakref.ref(self),), daemon=True).start()
+        threading.Thread(target=_watch, args=(weakref.ref(self),), name="mobiler2l panel", daemon=True).start()
 
     # Controls
 
