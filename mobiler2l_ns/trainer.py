@@ -134,8 +134,8 @@ class MobileR2LTrainer(Trainer):
             from mobiler2l_ns.report.write import write_report
 
             try:
-                written = write_report(self.pipeline, config_path, self.config.report_views)
-                results, files["report"] = written.results, str(written.path)
+                written = write_report(self.pipeline, config_path, step, self.config.report_views)
+                results, files["report"] = written.results(), str(written.path)
             except (Exception, UserError) as error:
                 CONSOLE.print(f"[yellow]The run is saved, its report could not be written: {_one_line(error)}")
         console.print_results(f"{self.config.method_name}: {console.duration(log.seconds())}", results, files)

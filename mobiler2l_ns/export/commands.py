@@ -20,6 +20,7 @@ from mobiler2l_ns.export.lint import layers_of, lint, print_lint
 from mobiler2l_ns.export.load_student import load_student
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.export.proof import Reference
+from mobiler2l_ns.export.report import add_to_report
 from mobiler2l_ns.runs import read_run_config
 
 
@@ -38,6 +39,7 @@ class _Export:
         student = load_student(self.load_config)
         photos = load_held_out_photos(read_run_config(self.load_config), student)
         export_packages(student, requests, self.output_dir, Reference(student, photos))
+        add_to_report(self.load_config, self.output_dir)
 
     def parsed_sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of each of ``sizes``."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from nerfstudio.engine.trainer import TrainerConfig
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.phases import Phase
@@ -15,8 +17,8 @@ from mobiler2l_ns.student.student import Student
 PREFIXES = ("_model.student.", "_model.module.student.")
 
 
-def load_student(config_path: Path) -> Student:
-    """Load a student on the CPU, in evaluation mode.
+def read_distilled_run(config_path: Path) -> tuple[TrainerConfig, dict[str, Any]]:
+    """The config of a mobiler2l run and its newest checkpoint, on the CPU.
 
     Raises:
         UserError: if the run is not one of ours or its student has not been trained yet.
@@ -31,6 +33,17 @@ def load_student(config_path: Path) -> Student:
             f"The student is not trained yet: the checkpoint is at step {step}, "
             f"distillation begins at step {plan.start(Phase.DISTIL)}"
         )
+    return config, state
+
+
+def load_student(config_path: Path) -> Student:
+    """Load a student on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: if the run is not one of ours or its student has not been trained yet.
+    """
+    config, state = read_distilled_run(config_path)
+    assert isinstance(config.pipeline, MobileR2LPipelineConfig)
     student = Student(config.pipeline.model)
     weights = {
         name.removeprefix(prefix): value

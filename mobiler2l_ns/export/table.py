@@ -18,6 +18,26 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def cells(file: PackageFile) -> tuple[str, ...]:
+    """What the table says of a package, one for each of ``COLUMNS``."""
+    return (
+        file.format,
+        file.path,
+        file.contract,
+        file.precision,
+        f"{file.bytes / 1e6:.2f}",
+        _number(file.psnr_student, 1),
+        _number(file.psnr_photos, 2),
+        _number(file.ms, 0),
+        file.run_by,
+    )
+
+
+def student_cells(psnr_photos: float) -> tuple[str, ...]:
+    """What the table says of the student itself."""
+    return ("pytorch", "the student", "", "fp32", "", "", _number(psnr_photos, 2), "", "torch")
+
+
 def print_table(folder: Path, files: Sequence[PackageFile], student_photos: float | None) -> None:
     """Print a line for each package.
 
@@ -30,19 +50,9 @@ def print_table(folder: Path, files: Sequence[PackageFile], student_photos: floa
     for column in COLUMNS:
         table.add_column(column, justify="right" if column in NUMBERS else "left", overflow="fold")
     if student_photos is not None:
-        table.add_row("pytorch", "the student", "", "fp32", "", "", _number(student_photos, 2), "", "torch")
+        table.add_row(*student_cells(student_photos))
     for file in files:
-        table.add_row(
-            file.format,
-            file.path,
-            file.contract,
-            file.precision,
-            f"{file.bytes / 1e6:.2f}",
-            _number(file.psnr_student, 1),
-            _number(file.psnr_photos, 2),
-            _number(file.ms, 0),
-            file.run_by,
-        )
+        table.add_row(*cells(file))
     CONSOLE.print(table)
     for file in files:
         if file.warnings:

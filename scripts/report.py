@@ -1,0 +1,38 @@
+"""Write report.html beside the config.yml of a run: one that was trained elsewhere, earlier or without it.
+
+python scripts/report.py --load-config outputs/demo/mobiler2l/RUN/config.yml
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+DEFAULT_VIEWS = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--load-config", type=Path, required=True, help="config.yml of a mobiler2l run")
+    parser.add_argument("--views", type=int, default=DEFAULT_VIEWS, help="most held-out views to measure")
+    arguments = parser.parse_args()
+    if arguments.views < 1:
+        parser.error("--views must be at least 1")
+
+    # The plugin's hooks let torch read nerfstudio's checkpoints.
+    import mobiler2l_ns.methods  # noqa: F401
+    from mobiler2l_ns.console import print_results
+    from mobiler2l_ns.report.opened import open_run
+    from mobiler2l_ns.report.write import write_report
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline, step = open_run(arguments.load_config, device)
+    written = write_report(pipeline, arguments.load_config, step, arguments.views)
+    facts = written.facts
+    print_results(f"{facts.method}: {facts.experiment}", written.results(), {"report": str(written.path)})
+
+
+if __name__ == "__main__":
+    main()
