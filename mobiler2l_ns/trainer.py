@@ -50,7 +50,8 @@ class MobileR2LTrainerConfig(TrainerConfig):
         """The plan of the run; its several hundred settings are in its config.yml."""
         with torch.device("meta"):
             parameters = sum(value.numel() for value in StudentNetwork(self.pipeline.model).parameters())
-        capture = self.data or self.pipeline.datamanager.data
+        manager = self.pipeline.datamanager
+        capture = self.data or manager.data or getattr(manager.dataparser, "data", None)
         console.print_plan(self.method_name, self.pipeline.plan(), parameters, capture, self.get_base_dir())
 
 

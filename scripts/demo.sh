@@ -38,6 +38,7 @@ print(f"Student:  {results['psnr']:.2f} dB, SSIM {results['ssim']:.3f} against h
 print(f"Teacher:  {results['teacher_psnr']:.2f} dB, SSIM {results['teacher_ssim']:.3f} against held-out photos")
 for name, path in {
     "Run": run, "Checkpoint": run / "nerfstudio_models", "Metrics": run / "eval.json", "Pictures": run / "eval_images",
+    "Report": run / "report.html",
     "Core ML": run / "exports/mobiler2l.mlpackage", "ONNX": run / "exports/mobiler2l.onnx",
     "Manifest": run / "exports/manifest.json",
 }.items():

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import torch
 
-DEFAULT_VIEWS = 32
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--load-config", type=Path, required=True, help="config.yml of a mobiler2l run")
-    parser.add_argument("--views", type=int, default=DEFAULT_VIEWS, help="most held-out views to measure")
+    parser.add_argument("--views", type=int, help="most held-out views to measure (32)")
     arguments = parser.parse_args()
-    if arguments.views < 1:
+    if arguments.views is not None and arguments.views < 1:
         parser.error("--views must be at least 1")
 
     # The plugin's hooks let torch read nerfstudio's checkpoints.
@@ -26,10 +24,12 @@ def main() -> None:
     from mobiler2l_ns.console import print_results
     from mobiler2l_ns.report.opened import open_run
     from mobiler2l_ns.report.write import write_report
+    from mobiler2l_ns.trainer import MobileR2LTrainerConfig
 
+    views = arguments.views or MobileR2LTrainerConfig.report_views
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline, step = open_run(arguments.load_config, device)
-    written = write_report(pipeline, arguments.load_config, step, arguments.views)
+    written = write_report(pipeline, arguments.load_config, step, views)
     facts = written.facts
     print_results(f"{facts.method}: {facts.experiment}", written.results(), {"report": str(written.path)})
 

@@ -13,6 +13,7 @@ from mobiler2l_ns.export.manifest import student_digest
 from mobiler2l_ns.pipeline import MobileR2LPipeline
 from mobiler2l_ns.progress import FILE, read_log
 from mobiler2l_ns.report.coverage import Coverage, coverage_of
+from mobiler2l_ns.report.event_files import records_of_event_files
 from mobiler2l_ns.report.history import History
 from mobiler2l_ns.report.measure import Measured, measure
 from mobiler2l_ns.student.network import StudentCost, measure_cost
@@ -69,7 +70,8 @@ def collect(pipeline: MobileR2LPipeline, config_path: Path, step: int, most_view
     datamanager, student = pipeline.datamanager, pipeline.model.student
     checkpoints = sorted((config_path.parent / config.relative_model_dir).glob("step-*.ckpt"))
     height, width = student.capture.size()
-    pool = datamanager.pool
+    pool, run = datamanager.pool, config_path.parent
+    records = read_log(run / FILE) or records_of_event_files(run, pipeline.plan)
     return Facts(
         experiment=config.experiment_name,
         method=config.method_name,
@@ -79,7 +81,7 @@ def collect(pipeline: MobileR2LPipeline, config_path: Path, step: int, most_view
         step=step,
         steps=pipeline.plan.total,
         measured=measured,
-        history=History.of(read_log(config_path.parent / FILE)),
+        history=History.of(records),
         coverage=coverage_of(datamanager, measured.poses),
         cost=measure_cost(student.network, height, width),
         picture=(width, height),

@@ -127,7 +127,7 @@ def _metrics(facts: Facts) -> str:
 def _curves(facts: Facts) -> str:
     history = facts.history
     if not history.psnr:
-        return '<p class="quiet">This run kept no log of its training.</p>'
+        return '<p class="quiet">This run kept no log of its training, and no tensorboard files.</p>'
     bands = [charts.Band(span.phase, span.begin, span.ready, span.end) for span in history.spans]
     psnr = [charts.Line(CURVES[name], history.psnr[name], name) for name in CURVES if name in history.psnr]
     loss = [charts.Line(name, points, name) for name, points in history.loss.items()]
