@@ -30,7 +30,7 @@ def records_of_event_files(run: Path, plan: PhasePlan) -> list[dict[str, Any]]:
     }
     losses = events.Scalars("Train Loss") if "Train Loss" in tags else []
     records: list[dict[str, Any]] = []
-    phase = None
+    phase, begin = None, losses[0].wall_time if losses else 0.0
     for event in losses:
         line = {
             "step": event.step,
