@@ -69,7 +69,7 @@ class MobileR2LTrainer(Trainer):
         super().setup(test_mode)
         if comms.is_main_process():
             self._open_log()
-        self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._finish))
+        self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._finish(step)))
 
     def _open_log(self) -> None:
         config, log = self.config, self.pipeline.log

@@ -199,7 +199,7 @@ class Panel(ViewerControl):
             # Draws of its own: those of the run stay as they are.
             self._cameras.place(datamanager.sampler.sample(CAMERAS, torch.Generator().manual_seed(0)))
             return
-        self._cameras.place(pool.poses[pool.newest(CAMERAS)])
+        self._cameras.place(pool.poses[pool.newest(CAMERAS)].cpu())
         pictures = strip(pool.pictures[pool.newest(STRIP_VIEWS)], STRIP_COLUMNS, STRIP_WIDTH)
         self._strip.content = f"![the newest pseudo views]({pictures})"
 
