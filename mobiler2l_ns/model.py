@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
-from nerfstudio.viewer.viewer_elements import ViewerDropdown
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import mse_loss
@@ -27,7 +27,9 @@ from mobiler2l_ns.student.student import Student
 from mobiler2l_ns.teacher import render_teacher
 
 Outputs = dict[str, Tensor]
-Shown = Literal["phase", "student", "teacher", "side by side", "error"]
+Shown = Literal["phase", "student", "teacher", "split", "error"]
+"""What the viewer shows: the model of the phase, one of the two, the teacher left of the student, or their
+difference."""
 NO_DEPTH = 1000.0
 """Depth of the student's pictures, nerfstudio's far plane: the viewer then draws the cameras over a light field, which
 has no depth that could hide them."""
@@ -51,11 +53,24 @@ class MobileR2LModelConfig(StudentConfig, ModelConfig):
     """What photos with an alpha channel are laid over."""
 
 
+@dataclass(frozen=True)
+class FrameTime:
+    """How long a picture of the student took on this device."""
+
+    seconds: float
+    width: int
+    height: int
+
+
 class MobileR2LModel(Model):
     """Student and teacher behind nerfstudio's Model interface.
 
     In the teacher phase it is the teacher; afterwards the student, whose ray bundles are low-resolution rays of shape
     (views, rows, columns). Metrics and losses carry the name of the one they belong to.
+
+    Attributes:
+        show: what a camera's picture shows; ``split`` is the teacher's share of its width when it shows both.
+        frame_time: of the newest picture of the student that was shown.
     """
 
     config: MobileR2LModelConfig
@@ -65,7 +80,9 @@ class MobileR2LModel(Model):
         self.student = Student(self.config)
         self.phase = Phase.DISTIL
         self.lpips = LazyLPIPS()
-        self.show = ViewerDropdown[Shown]("Show", "phase", ["phase", "student", "teacher", "side by side", "error"])
+        self.show: Shown = "phase"
+        self.split = 0.5
+        self.frame_time: FrameTime | None = None
         self._comparing = False
         # A teacher of another run stays out of the module tree, and so out of checkpoints and optimizers.
         self._loaded_teacher: tuple[Model, ...] = ()
@@ -147,7 +164,7 @@ class MobileR2LModel(Model):
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
-        """What the viewer's control asks for: by default the model of the phase.
+        """What ``show`` asks for: by default the model of the phase.
 
         Args:
             camera: one camera of any size, focal length and principal point; it is not changed.
@@ -157,11 +174,12 @@ class MobileR2LModel(Model):
             ``rgb`` (H, W, 3), ``accumulation`` and ``depth`` (H, W, 1), exactly the camera's size.
         """
         teacher = self.find_teacher()
-        shown = self.show.value
+        shown = self.show
         if shown == "phase" or (teacher is None and shown != "student"):
-            shown = "teacher" if self.phase is Phase.TEACHER and teacher is not None else "student"
+            begun = self.phase is not Phase.TEACHER and bool(self.student.capture.depth_known)
+            shown = "student" if begun or teacher is None else "teacher"
         if shown == "student":
-            outputs = self.render_student(camera)
+            outputs = self._timed_student(camera)
             if self._comparing and teacher is not None:
                 outputs["teacher_rgb"] = render_teacher(teacher, camera)["rgb"].to(outputs["rgb"])
             return outputs
@@ -177,12 +195,20 @@ class MobileR2LModel(Model):
         outputs = {"rgb": rgb, "accumulation": theirs.get("accumulation", ones), "depth": theirs.get("depth", ones)}
         if shown == "teacher":
             return outputs
-        student = self.render_student(camera)
+        student = self._timed_student(camera)
         if shown == "error":
             error = (student["rgb"] - rgb).abs().mean(-1, keepdim=True)
             return {**student, "rgb": colormaps.apply_float_colormap((error / ERROR_RANGE).clamp(0, 1), "turbo")}
-        half = rgb.shape[1] // 2
-        return {name: torch.cat([outputs[name][:, :half], student[name][:, half:]], dim=1) for name in student}
+        cut = round(rgb.shape[1] * self.split)
+        return {name: torch.cat([outputs[name][:, :cut], student[name][:, cut:]], dim=1) for name in student}
+
+    def _timed_student(self, camera: Cameras) -> Outputs:
+        begin = time.perf_counter()
+        outputs = self.render_student(camera)
+        float(outputs["rgb"][0, 0, 0])  # waits for the device
+        height, width = outputs["rgb"].shape[:2]
+        self.frame_time = FrameTime(time.perf_counter() - begin, width, height)
+        return outputs
 
     # Measuring
 

@@ -26,6 +26,7 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.finetuning import BestStudent, held_out_psnr
 from mobiler2l_ns.metrics import psnr
 from mobiler2l_ns.model import MobileR2LModel, MobileR2LModelConfig
+from mobiler2l_ns.panel.panel import Panel
 from mobiler2l_ns.phases import Phase, PhasePlan
 from mobiler2l_ns.progress import RunLog
 from mobiler2l_ns.runs import read_run_config
@@ -136,6 +137,7 @@ class MobileR2LPipeline(VanillaPipeline):
         self.growth = config.growth()
         self.pruning = config.pruning()
         self.log = RunLog(self.plan)
+        self.panel = Panel(self)
         self.student_optimizer: torch.optim.Optimizer | None = None
         self.best_student: BestStudent | None = None
         self._announced: Phase | None = None
@@ -209,7 +211,11 @@ class MobileR2LPipeline(VanillaPipeline):
     def _render(self, camera: Cameras) -> dict[str, Tensor]:
         teacher = self.model.find_teacher()
         assert teacher is not None
-        return render_pseudo_view(teacher, camera, self.config.model.alpha)
+        picture = render_pseudo_view(teacher, camera, self.config.model.alpha)
+        if self.log.now.activity == "preparing":
+            # A training step keeps the viewer waiting, and this one renders a whole pool.
+            self.panel.give_way()
+        return picture
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         self._enter(self.plan.at(step))

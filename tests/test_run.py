@@ -122,11 +122,11 @@ def test_depths_and_poses_come_from_the_capture(loaded):
 SIZES = [(10, 10), (10, 150), (150, 10), (30, 20), (20, 30), (50, 40), (40, 50), (110, 60), (60, 110), (130, 130)]
 
 
-@pytest.mark.parametrize("shown", ["phase", "student", "teacher", "side by side", "error"])
+@pytest.mark.parametrize("shown", ["phase", "student", "teacher", "split", "error"])
 @pytest.mark.parametrize("focal", [15.0, 300.0])
 def test_the_viewer_gets_exactly_its_size(loaded, shown, focal):
     model = loaded[0].model
-    model.show.default_value, previous = shown, model.show.value
+    model.show = shown
     try:
         for width, height in SIZES if shown in ("phase", "student") else SIZES[:3]:
             camera = Cameras(torch.eye(4)[None, :3], focal, focal, width / 2, height / 2, width=width, height=height)
@@ -135,7 +135,7 @@ def test_the_viewer_gets_exactly_its_size(loaded, shown, focal):
             assert outputs["depth"].shape == outputs["accumulation"].shape == (height, width, 1)
             assert bool(outputs["rgb"].isfinite().all())
     finally:
-        model.show.default_value = previous
+        model.show = "phase"
 
 
 def test_the_picture_shown_follows_the_phase(loaded):
@@ -150,9 +150,9 @@ def test_the_picture_shown_follows_the_phase(loaded):
         model.phase = Phase.FINETUNE
     assert not torch.equal(teacher, student)
     half = teacher.shape[1] // 2
-    model.show.default_value = "side by side"
+    model.show = "split"
     both = model.get_outputs_for_camera(camera)["rgb"]
-    model.show.default_value = "phase"
+    model.show = "phase"
     assert torch.equal(both[:, :half], teacher[:, :half]) and torch.equal(both[:, half:], student[:, half:])
 
 
@@ -390,7 +390,7 @@ def test_a_run_whose_teacher_is_gone_still_shows_its_student(make_config, nerfac
     pipeline, _ = open_run(trained)
     assert pipeline.model.find_teacher() is None
     assert "Only the student is shown. No run at" in " ".join(capsys.readouterr().out.split())
-    pipeline.model.show.default_value = "teacher"
+    pipeline.model.show = "teacher"
     camera = pipeline.model.student.training_camera(pipeline.model.student.capture.start_pose)
     assert pipeline.model.get_outputs_for_camera(camera)["rgb"].shape == (52, 52, 3)
 

@@ -70,6 +70,10 @@ class PseudoViewPool:
         pictures = self.pictures[chosen].to(device, non_blocking=True)
         return self.poses[chosen].to(device, non_blocking=True), pictures.float() / 255.0
 
+    def newest(self, count: int) -> list[int]:
+        """Indices into ``poses`` and ``pictures`` of up to ``count`` views, the newest first."""
+        return [(self.rendered - 1 - age) % self.capacity for age in range(min(count, self.filled))]
+
     def mean_colour(self) -> Float[Tensor, "channels"]:
         """Mean of up to 64 views, 0..1."""
         return self.pictures[: min(self.filled, 64)].float().mean((0, 1, 2)) / 255.0

@@ -1,0 +1,1 @@
+"""The plugin's folder in nerfstudio's viewer."""
