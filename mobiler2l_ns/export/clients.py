@@ -113,6 +113,15 @@ _KINDS = {
         ),
         _Kind("python.py.jinja", "Desktop, ncnn", "python", _pip("ncnn"), _RUN),
     ),
+    "web": (
+        _Kind(
+            "web.html.jinja",
+            "A page of yours, any browser",
+            "html",
+            "a static file server; https for WebGPU, the camera and offline use",
+            "The page in the frame is run in Chromium before it is written; the frame around it was not",
+        ),
+    ),
 }
 
 
