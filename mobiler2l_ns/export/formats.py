@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobiler2l_ns import __version__
+from mobiler2l_ns.export.extras import INSTALL
 from mobiler2l_ns.export.graph import Contract, Graph
 
 Runner = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
@@ -60,7 +61,7 @@ class Format:
     timed: bool = True
     """Whether the proof's runtime tells anything about time."""
     extra: str = ""
-    """The extra of this project's that installs what it needs; none: always installed."""
+    """Which of ``extras.INSTALL`` brings what it needs; none: always installed."""
     needs: tuple[str, ...] = ()
     """Modules of that extra."""
     stands_alone: bool = False
@@ -77,7 +78,7 @@ class Format:
     def missing(self) -> str | None:
         """What to install before this format can be written; None if nothing is missing."""
         absent = [module for module in self.needs if find_spec(module) is None]
-        return f"pip install 'mobiler2l-ns[{self.extra}]'  (missing: {', '.join(absent)})" if absent else self.lacks()
+        return f"{INSTALL[self.extra]}  (missing: {', '.join(absent)})" if absent else self.lacks()
 
 
 def _float32(graph: Graph, precision: str) -> str:

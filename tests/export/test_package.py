@@ -199,9 +199,9 @@ def test_what_a_format_cannot_hold_is_one_clear_line(request_, message, tmp_path
 
 
 def test_a_format_whose_extra_is_not_installed_says_what_to_install(tmp_path, monkeypatch):
-    form = replace(FORMATS["onnx"], extra="onnx-extra", needs=("no_such_module",))
+    form = replace(FORMATS["onnx"], extra="ncnn", needs=("no_such_module",))
     monkeypatch.setitem(FORMATS, "onnx", form)
-    with pytest.raises(UserError, match=r"pip install 'mobiler2l-ns\[onnx-extra\]'.*no_such_module"):
+    with pytest.raises(UserError, match=r"pip install 'mobiler2l-ns\[ncnn\]'.*no_such_module"):
         export(make_student(), "onnx", tmp_path)
 
 
