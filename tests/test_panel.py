@@ -84,7 +84,7 @@ def seen(make_config, tmp_path_factory) -> Iterator[Seen]:
     folder = tmp_path_factory.mktemp("panel")
     config = make_config(folder)
     config.vis = "viewer"
-    config.viewer.websocket_host = "127.0.0.1"
+    config.viewer.websocket_host, config.report_views = "127.0.0.1", 0
     torch.manual_seed(0)
     config.save_config()
     trainer = config.setup()
@@ -188,22 +188,6 @@ def test_an_export_that_fails_says_why_in_one_line(seen):
 
 def test_the_page_has_nothing_to_complain_of(seen):
     assert seen.browser.console == []
-
-
-def test_dev(seen):
-    time.sleep(3)
-    Path("/tmp/panel.png").write_bytes(seen.browser.screenshot())
-    Path("/tmp/panel.html").write_text(seen.browser.evaluate("document.body.outerHTML"))
-    print(seen.said)
-    print(seen.text())
-    begin = time.perf_counter()
-    for _ in range(10):
-        seen.pipeline.panel.update()
-    print("update ms", (time.perf_counter() - begin) * 100)
-    begin = time.perf_counter()
-    seen.pipeline.panel._shown_views = -1
-    seen.pipeline.panel._show_pseudo_views()
-    print("pictures ms", (time.perf_counter() - begin) * 1000)
 
 
 # A run that is only looked at
