@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+import torch.version
 
 PACKAGES = ("nerfstudio", "torch", "torchvision", "numpy", "nerfacc", "gsplat", "viser")
 

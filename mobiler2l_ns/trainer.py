@@ -52,7 +52,9 @@ class MobileR2LTrainerConfig(TrainerConfig):
             parameters = sum(value.numel() for value in StudentNetwork(self.pipeline.model).parameters())
         manager = self.pipeline.datamanager
         capture = self.data or manager.data or getattr(manager.dataparser, "data", None)
-        console.print_plan(self.method_name, self.pipeline.plan(), parameters, capture, self.get_base_dir())
+        console.print_plan(
+            self.method_name or "mobiler2l", self.pipeline.plan(), parameters, capture, self.get_base_dir()
+        )
 
 
 class MobileR2LTrainer(Trainer):
@@ -124,9 +126,10 @@ class MobileR2LTrainer(Trainer):
         teacher = self.pipeline.model.phase is Phase.TEACHER
         self.pipeline.log.trained(step, loss, psnr, None if teacher else images)
 
-    @check_main_thread
     def _finish(self, step: int) -> None:
         """After the last checkpoint: write the report, and say how to go on."""
+        if not comms.is_main_process():
+            return
         log, config_path = self.pipeline.log, self.base_dir / "config.yml"
         log.finish(step, peak_memory=environment.peak_memory(self.device))
         distilled = log.plan.at(step) is not Phase.TEACHER

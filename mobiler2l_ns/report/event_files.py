@@ -35,7 +35,7 @@ def records_of_event_files(run: Path, plan: PhasePlan) -> list[dict[str, Any]]:
         line = {
             "step": event.step,
             "phase": plan.at(event.step).value,
-            "seconds": event.wall_time - losses[0].wall_time,
+            "seconds": event.wall_time - begin,
         }
         if line["phase"] != phase:
             phase = line["phase"]
