@@ -93,6 +93,8 @@ class PhaseWriter(LocalWriter):
         tenth = 10 * now.step // now.steps
         if now.phase is not self._phase:
             self._begin(now, tenth)
+        elif self._tenth == 10:
+            return
         silent = time.monotonic() - self._last_line > MOST_SILENCE
         if tenth > self._tenth or silent:
             self._tenth, self._last_line = tenth, time.monotonic()
@@ -103,7 +105,7 @@ class PhaseWriter(LocalWriter):
             self._bar.update(task, completed=now.step, speed=_speed(now), left=left)
         if now.step >= now.steps:
             self.close()
-            CONSOLE.print(f"Checkpoints are in {self._checkpoints}", soft_wrap=True, highlight=False)
+            print_facts({"checkpoint": str(self._checkpoints)})
 
     def _begin(self, now: Progress, tenth: int) -> None:
         self.close()

@@ -23,6 +23,7 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    found["torch"] = torch.__version__  # with the build, which its package leaves out
     if torch.version.cuda is not None and torch.cuda.is_available():
         found["CUDA"] = torch.version.cuda
     return found

@@ -148,7 +148,7 @@ def camera_map(title: str, groups: Sequence[Cameras], axes: tuple[str, str], siz
         title: read out in place of the map.
         groups: drawn in this order.
         axes: names of the coordinates to the right and up.
-        size: width and height in CSS pixels.
+        size: width in CSS pixels; the plotted area is a square.
         style: CSS class of the map.
     """
     centres = [centre for group in groups for centre in group.centres]
@@ -156,7 +156,7 @@ def camera_map(title: str, groups: Sequence[Cameras], axes: tuple[str, str], siz
     highs = [max(centre[i] for centre in centres) for i in (0, 1)]
     reach = max(highs[0] - lows[0], highs[1] - lows[1], 1e-6) * 1.15
     low = [(lows[i] + highs[i] - reach) / 2 for i in (0, 1)]
-    plot = size - LEFT - BOTTOM
+    plot = size - LEFT - RIGHT
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
         return LEFT + plot * (point[0] - low[0]) / reach, TOP / 2 + plot * (1 - (point[1] - low[1]) / reach)
@@ -182,7 +182,7 @@ def camera_map(title: str, groups: Sequence[Cameras], axes: tuple[str, str], siz
         dots = "".join(f"M{at[0]:.1f} {at[1]:.1f}h0" for at in map(place, group.centres))
         body.append(f'<g class="{group.style}"><path class="axis" d="{"".join(strokes)}"/>')
         body.append(f'<path class="dot" d="{dots}"/></g>')
-    return _svg(size, size, title, style, body)
+    return _svg(size, TOP / 2 + plot + 22, title, style, body)
 
 
 def legend(names: Mapping[str, str]) -> str:

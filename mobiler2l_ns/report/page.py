@@ -95,7 +95,7 @@ def _pictures(facts: Facts) -> str:
                 f"<figcaption>{escape(caption)}</figcaption></figure>"
             )
         strips.append(f'<div class="strip" style="--pictures: {len(figures)}">{"".join(figures)}</div>')
-    note = f"Error: mean absolute difference of the colours to the photo, from 0 (blue) to {ERROR_RANGE} or more (red)."
+    note = f"Error: mean absolute difference of the colours to the photo, from 0 (dark) to {ERROR_RANGE} or more (red)."
     return f'{"".join(strips)}<p class="quiet">{note}</p>'
 
 
@@ -112,7 +112,8 @@ def _metrics(facts: Facts) -> str:
         return "".join(row(view.name, view.metrics) for view in views)
 
     head = "".join(f'<th class="number">{METRICS[column][0]}</th>' for column in columns)
-    of = "all" if len(measured.views) == measured.available else f"{len(measured.views)} of {measured.available}"
+    all_of_them = len(measured.views) == measured.available
+    of = f"All {measured.available}" if all_of_them else f"{len(measured.views)} of {measured.available}"
     width, height = measured.size
     return (
         f"<p>{of} views of the capture's {measured.split} split, {width} × {height} pixels, as <code>ns-eval</code> "
