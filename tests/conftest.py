@@ -69,6 +69,7 @@ def make_config(demo_scene):
             steps_per_save=1000,
             steps_per_eval_batch=10,
             steps_per_eval_image=30,
+            report_views=0,
             logging=replace(config.logging, steps_per_log=2),
         )
         config.viewer.quit_on_train_completion = True
@@ -79,5 +80,7 @@ def make_config(demo_scene):
 
 @pytest.fixture(scope="session")
 def finished_run(make_config, tmp_path_factory) -> Path:
-    """config.yml of a run that went through all phases."""
-    return train(make_config(tmp_path_factory.mktemp("outputs")))
+    """config.yml of a run that went through all phases, and has a report."""
+    config = make_config(tmp_path_factory.mktemp("outputs"))
+    config.report_views = 32
+    return train(config)

@@ -38,6 +38,7 @@ def runs(make_config, tmp_path_factory) -> dict[str, Run]:
     }
     configs["resumed"].load_dir = configs["plain"].get_checkpoint_dir()
     configs["norm"].pipeline.model.norm = True
+    configs["pruned"].report_views = 2
     pruned = configs["pruned"].pipeline
     pruned.model = replace(pruned.model, width=32, num_blocks=4, norm=True, prune=(0.1, 0.32))
     for config in configs.values():
@@ -98,6 +99,7 @@ def test_pruning_leaves_all_ranks_the_same_network(runs):
         weights = {name: value for name, value in rank["states"][-1].items() if ".student.network." in name}
         widths = [len(value) for name, value in weights.items() if name.endswith(".body.0.weight")]
         assert widths == [8, 0, 0, 0, 0, 0, 0]
+    assert (runs["pruned"].config_path.parent / "report.html").is_file()
     speaking, _ = runs["pruned"].consoles
     assert speaking.count("GMAC: 1 of 7 residual blocks, 8 hidden channels") == 1
 

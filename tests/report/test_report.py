@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +137,7 @@ def test_curves_survive_a_kill_and_a_resumption_elsewhere(make_config, tmp_path)
         trainer.train()
     writer.EVENT_WRITERS.clear()
     resumed = make_config(tmp_path, "resumed", **steps)
-    resumed.load_dir = killed.get_checkpoint_dir()
+    resumed.load_dir, resumed.report_views = killed.get_checkpoint_dir(), 2
     run = train(resumed).parent
     trained = [record["step"] for record in read_log(run / FILE) if record["event"] == "train"]
     assert trained == list(range(10))
@@ -225,6 +224,7 @@ def test_a_report_that_fails_does_not_lose_the_run_which_ends_with_commands_to_p
 
     monkeypatch.setattr("mobiler2l_ns.report.write.collect", fails)
     config = make_config(tmp_path / "with a space", teacher_steps=2, distill_steps=2, finetune_steps=0)
+    config.report_views = 2
     path = train(config)
     assert (path.parent / "nerfstudio_models" / "step-000000003.ckpt").is_file()
     printed = capsys.readouterr().out
@@ -240,7 +240,7 @@ def test_a_report_that_fails_does_not_lose_the_run_which_ends_with_commands_to_p
 
 def test_a_run_may_go_without_a_report(make_config, tmp_path):
     config = make_config(tmp_path, teacher_steps=0, distill_steps=1, finetune_steps=0)
-    path = train(replace(config, report_views=0))
+    path = train(config)
     assert (path.parent / FILE).is_file() and not (path.parent / "report.html").exists()
 
 
