@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from PIL import Image
@@ -124,7 +125,8 @@ def test_the_panel_says_how_far_the_run_is(seen):
 def test_the_camera_starts_where_the_first_photo_was_taken(seen):
     (client,) = seen.trainer.viewer_state.viser_server.get_clients().values()
     first = seen.pipeline.datamanager.train_poses[0].numpy()
-    assert np.allclose(client.camera.position / VISER_NERFSTUDIO_SCALE_RATIO, first[:, 3], atol=1e-4)
+    place = client.camera.position / VISER_NERFSTUDIO_SCALE_RATIO
+    assert 0.3 < np.linalg.norm(place - first[:, 3]) < 0.5  # of a distance of 4: past the frustum of that photo
     state = seen.trainer.viewer_state.get_camera_state(client)
     assert float(torch.as_tensor(state.c2w[:, 2]) @ torch.as_tensor(first[:, 2]).double()) > 0.9999
     assert abs(state.fov - 2 * np.arctan(26 / seen.pipeline.datamanager.view.fy)) < 1e-4
@@ -136,7 +138,7 @@ def test_a_drag_moves_the_camera_and_the_picture(seen):
     before = np.array(client.camera.position)
     seen.frame_after(lambda: seen.browser.drag((200, 500), (330, 540)))
     assert np.linalg.norm(client.camera.position - before) > 1.0
-    seen.browser.wait_for("document.body.innerText.includes('ms for 64 x')", 10)
+    seen.browser.wait_for("document.body.innerText.includes('x 64 on cpu')", 10)
 
 
 def test_what_is_shown_can_be_chosen(seen):
@@ -160,14 +162,14 @@ def test_pseudo_views_and_their_cameras_are_shown(seen):
     assert pool is not None
     panel._pictures_due = 0.0
     panel.update()
-    places = np.stack([frustum.position for frustum in panel._cameras._frustums])
+    places = np.stack([frustum.position for frustum in panel._cameras.handles])
     newest = pool.poses[pool.newest(6), :, 3].numpy()
     assert np.allclose(places / VISER_NERFSTUDIO_SCALE_RATIO, newest, atol=1e-5)
     strip = "document.querySelector('img[alt=\"the newest pseudo views\"]')"
     seen.browser.wait_for(f"({strip} || {{}}).naturalWidth == 298", 10)
-    assert panel._cameras._folder.visible
-    seen.frame_after(lambda: seen.click("label", "e.innerText == 'Pseudo cameras'"))
-    assert not panel._cameras._folder.visible
+    assert len(panel._photos.handles) == 20 and panel._cameras.visible
+    seen.frame_after(lambda: seen.click("label", "e.innerText == 'Cameras'"))
+    assert not panel._cameras.visible and not panel._photos.visible
 
 
 def test_an_export_runs_beside_the_viewer(seen):
@@ -178,14 +180,14 @@ def test_an_export_runs_beside_the_viewer(seen):
     assert panel._button.gui_handle.disabled
     seen.frame_after(lambda: seen.browser.drag((200, 500), (330, 500)))  # nobody waits
     seen.browser.wait_for("document.body.innerText.includes('Done: ')", 120)
-    package = seen.trainer.base_dir / "package"
+    package = seen.trainer.base_dir / "exports"
     assert (package / "mobiler2l.onnx").is_file() and str(package) in seen.text()
     assert "MB, " in seen.text() and "dB to the student" in seen.text()
     assert not panel._button.gui_handle.disabled
 
 
-def test_the_page_has_nothing_to_complain_of(seen):
-    assert seen.browser.console == []
+def test_no_script_of_the_page_fails(seen):
+    assert [line for line in seen.browser.console if line.startswith("exception")] == []
 
 
 # A run that is only looked at
@@ -199,10 +201,7 @@ def test_a_finished_run_shows_its_panel_without_a_pool(finished_run):
     before = watchers()
     pipeline, step = open_run(finished_run)
     assert watchers() == before and not any("panel" in name for name in pipeline.state_dict())
-    config = pipeline.config
     log = finished_run.parent / "viewer_log_filename.txt"
-    from nerfstudio.configs.base_config import ViewerConfig
-
     viewer = Viewer(ViewerConfig(websocket_host="127.0.0.1"), log, Path("."), pipeline, train_lock=threading.Lock())
     try:
         assert watchers() == before + 1
@@ -213,9 +212,8 @@ def test_a_finished_run_shows_its_panel_without_a_pool(finished_run):
         assert panel._run.content.startswith("**finished** · trained for 0:00:")
         assert "student to held-out photos: " in panel._run.content and panel._bar.value == 100.0
         assert panel._pool.content.startswith("Rendered only while training; the cameras are samples")
-        assert panel._strip.content == "" and len(panel._cameras._frustums) == 64
-        assert not panel._cameras._folder.visible
-        assert config is pipeline.config
+        assert panel._strip.content == "" and len(panel._cameras.handles) == 64
+        assert not panel._cameras.visible
     finally:
         viewer.viser_server.stop()
 

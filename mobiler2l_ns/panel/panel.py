@@ -28,10 +28,10 @@ from viser import ClientHandle
 from mobiler2l_ns import progress
 from mobiler2l_ns.model import Shown
 from mobiler2l_ns.panel.export_job import ExportJob, format_names
-from mobiler2l_ns.panel.pseudo_cameras import PseudoCameras
+from mobiler2l_ns.panel.frustums import Frustums
 from mobiler2l_ns.panel.run_state import describe, looked_at, share_done
 from mobiler2l_ns.panel.strip import strip
-from mobiler2l_ns.panel.viewer_frame import ViewerPose, viewer_point
+from mobiler2l_ns.panel.viewer_frame import viewer_point
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
@@ -44,7 +44,12 @@ PICTURES_INTERVAL = 2.0
 """Seconds between two updates of pseudo views and their cameras."""
 STRIP_VIEWS, STRIP_COLUMNS, STRIP_WIDTH = 8, 4, 300
 CAMERAS = 64
-"""Pseudo cameras whose frustums are shown."""
+"""Most cameras of a kind whose frustums are shown."""
+FRUSTUM_SHARE = 0.05
+"""Size of a frustum as a share of the cameras' usual distance from what they look at."""
+START_SHARE = 0.1
+"""How far ahead of the first photo's camera the viewer starts, as a share of the distance to what it looks at."""
+WHITE, ORANGE = (255, 255, 255), (255, 128, 0)
 
 
 class Panel(ViewerControl):
@@ -103,21 +108,26 @@ class Panel(ViewerControl):
 
     def _add_pseudo_views(self) -> None:
         server, visible = self.viser_server, self.viewer.trainer is not None
-        hint = "Orange: where pseudo views are taken from, beside the photos' own cameras"
-        self._cameras_shown = ViewerCheckbox(
-            "Pseudo cameras", visible, cb_hook=lambda box: self._cameras.set_visible(box.value), hint=hint
-        )
-        scale = self.viewer.config.camera_frustum_scale
-        self._cameras = PseudoCameras(server, self._pipeline.datamanager.view, scale, visible)
+        hint = "Orange: where pseudo views are taken from; white: the photos"
+        self._cameras_shown = ViewerCheckbox("Cameras", visible, cb_hook=lambda _: self._toggle_cameras(), hint=hint)
         self._cameras_shown.install(server)
+        datamanager = self._pipeline.datamanager
+        poses, view = datamanager.train_poses, datamanager.view
+        distance = viewer_point((poses[:, :, 3] - datamanager.look_at).norm(dim=-1).median())
+        scale = FRUSTUM_SHARE * float(distance)
+        self._photos = Frustums(server, "/photo_cameras", WHITE, view, scale, visible)
+        self._cameras = Frustums(server, "/pseudo_cameras", ORANGE, view, scale, visible)
+        self._photos.place(poses[torch.linspace(0, len(poses) - 1, min(CAMERAS, len(poses))).round().long()])
         self._pool = server.gui.add_markdown("")
-        # Without a folder of pictures viser warns of each one, though this one is in the text itself.
-        self._strip = server.gui.add_markdown("", image_root=Path())
+        self._strip = server.gui.add_markdown("")
+
+    def _toggle_cameras(self) -> None:
+        self._photos.visible = self._cameras.visible = self._cameras_shown.value
 
     def _add_export(self) -> None:
         names = format_names()
         self._format = ViewerDropdown("Format", names[0], names)
-        self._folder = ViewerText("Folder", str(self._config.parent / "package"))
+        self._folder = ViewerText("Folder", str(self._config.parent / "exports"))
         self._button = ViewerButton("Export newest checkpoint", lambda _: self._export())
         for element in (self._format, self._folder, self._button):
             element.install(self.viser_server)
@@ -129,16 +139,17 @@ class Panel(ViewerControl):
             self._show_export()
 
     def _place_camera(self, client: ClientHandle) -> None:
-        """Start where the first photo was taken, with the student's field of view."""
+        """Start at the first photo with the student's field of view, just past the frustum that would hide the rest."""
         datamanager = self._pipeline.datamanager
         first = datamanager.train_poses[0]
-        pose, look_at = ViewerPose.of(first), viewer_point(datamanager.look_at)
+        centre, look_at = viewer_point(first[:, 3]), viewer_point(datamanager.look_at)
         ahead = viewer_point(-first[:, 2])
         # The point to turn around: on the camera's axis, as far away as what all cameras look at.
-        depth = float(np.dot(look_at - pose.position, ahead) / np.dot(ahead, ahead))
+        depth = float(np.dot(look_at - centre, ahead) / np.dot(ahead, ahead))
+        depth = depth if depth > 0.0 else 1.0
         with client.atomic():
-            client.camera.position = pose.position
-            client.camera.look_at = pose.position + ahead * (depth if depth > 0.0 else 1.0)
+            client.camera.position = centre + START_SHARE * depth * ahead
+            client.camera.look_at = centre + depth * ahead
             client.camera.fov = 2.0 * math.atan(datamanager.view.height / 2.0 / datamanager.view.fy)
 
     def give_way(self) -> None:
@@ -199,9 +210,10 @@ class Panel(ViewerControl):
             # Draws of its own: those of the run stay as they are.
             self._cameras.place(datamanager.sampler.sample(CAMERAS, torch.Generator().manual_seed(0)))
             return
-        self._cameras.place(pool.poses[pool.newest(CAMERAS)].cpu())
+        self._cameras.place(pool.poses[pool.newest(CAMERAS)])
         pictures = strip(pool.pictures[pool.newest(STRIP_VIEWS)], STRIP_COLUMNS, STRIP_WIDTH)
-        self._strip.content = f"![the newest pseudo views]({pictures})"
+        # Not as Markdown's own image, which the viewer would make narrower than the folder.
+        self._strip.content = f'<img alt="the newest pseudo views" src="{pictures}" style={{{{width: "100%"}}}} />'
 
     def _show_export(self) -> None:
         assert self._job is not None

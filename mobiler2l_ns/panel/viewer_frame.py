@@ -27,6 +27,6 @@ class ViewerPose:
         return cls(viewer_point(pose[:, 3]), rotation.wxyz)
 
 
-def viewer_point(point: Float[Tensor, "3"]) -> NDArray[np.float64]:
-    """A point of the run's world in the viewer's scene."""
+def viewer_point(point: Float[Tensor, "*any"]) -> NDArray[np.float64]:
+    """A point, or a length, of the run's world in the viewer's scene."""
     return point.detach().cpu().double().numpy() * VISER_NERFSTUDIO_SCALE_RATIO
