@@ -24,6 +24,7 @@ from mobiler2l_ns.export.load_student import load_student
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.phases import Phase
 from mobiler2l_ns.student.network import measure_cost
+from mobiler2l_ns.student.pruning import GROUP
 from mobiler2l_ns.teacher import for_objects, lazy_lpips
 
 TOTAL = sum(PHASES.values())
@@ -257,8 +258,9 @@ def test_a_run_is_pruned_in_rounds_resumes_between_them_opens_and_exports(pruned
     printed = " ".join(capsys.readouterr().out.split())
     gmacs = re.findall(r"Pruned to ([\d.]+) of ([\d.]+) GMAC: \d of 7 residual blocks, (\d+) hidden channels", printed)
     assert [int(channels) for *_, channels in gmacs] == [sum(first[13]), sum(first[17])]
-    assert float(gmacs[0][0]) == pytest.approx(0.9 * float(gmacs[0][1]), rel=0.05)
-    assert float(gmacs[1][0]) == pytest.approx(0.75 * float(gmacs[1][1]), rel=0.05)
+    group = GROUP * 2 * 8 * 8**2 * 7**2 * 1e-9  # GMAC of the channels that go at once where they cost most
+    for share, (left, of, _) in zip((0.9, 0.75), gmacs, strict=True):
+        assert share * float(of) - group - 1e-5 < float(left) <= share * float(of)
 
     config_path = whole.get_base_dir() / "config.yml"
     pipeline, _ = open_run(config_path)
