@@ -165,6 +165,7 @@ def doubts(pipeline: Any) -> None:
 
     manager, pool = pipeline.datamanager, pipeline.datamanager.pool
     teacher = pipeline.model.find_teacher()
+    teacher = getattr(teacher, "teacher", teacher)  # of a run of this method, the nerfacto inside
     weights = []
     for pose in track(pool.poses[: len(pool)], "The teacher's doubts"):
         with torch.no_grad():
