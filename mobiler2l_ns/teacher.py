@@ -167,7 +167,13 @@ def load_teacher(config_path: Path, data: Path | None, device: torch.device | st
         raise UserError(f"The teacher's run {config_path} cannot be loaded: {reason}") from error
     transforms = config_path.parent / "dataparser_transforms.json"
     recorded = json.loads(transforms.read_text()) if transforms.exists() else None
-    model = pipeline.model.eval().requires_grad_(False)
+    model = pipeline.model
+    if find := getattr(model, "find_teacher", None):
+        # A run of this plugin's shows its student, which knows no depth: its own teacher is taken.
+        model = find()
+        if model is None:
+            raise UserError(f"{config_path} is a student without its teacher: give the run that taught it")
+    model = model.eval().requires_grad_(False)
     return LoadedTeacher(model, pipeline.datamanager.train_dataparser_outputs, recorded)
 
 

@@ -52,14 +52,19 @@ class Seen:
         picture = Image.open(io.BytesIO(self.browser.screenshot())).convert("RGB")
         return np.asarray(picture, dtype=np.float32)[100:, : picture.width // 2]
 
-    def frame_after(self, action: Callable[[], None]) -> np.ndarray:
-        """The picture that an action leads to, once it stands still."""
+    def frame_after(self, action: Callable[[], None], thin: bool = False) -> np.ndarray:
+        """The picture that an action leads to, once it stands still.
+
+        Args:
+            thin: whether a few pixels are change enough, such as those of lines.
+        """
         before = previous = self.frame()
         action()
         for _ in range(60):
             time.sleep(0.2)
             now = self.frame()
-            if np.array_equal(now, previous) and np.abs(now - before).mean() > 0.2:
+            change = np.abs(now - before)
+            if np.array_equal(now, previous) and (change.max() > 40.0 if thin else change.mean() > 0.2):
                 return now
             previous = now
         raise AssertionError("the picture stays as it was")
@@ -168,7 +173,8 @@ def test_pseudo_views_and_their_cameras_are_shown(seen):
     strip = "document.querySelector('img[alt=\"the newest pseudo views\"]')"
     seen.browser.wait_for(f"({strip} || {{}}).naturalWidth == 298", 10)
     assert len(panel._photos.handles) == 20 and panel._cameras.visible
-    seen.frame_after(lambda: seen.click("label", "e.innerText == 'Cameras'"))
+    seen.frame_after(lambda: seen.browser.wheel(200, 400, 700))  # back, to where the cameras are seen
+    seen.frame_after(lambda: seen.click("label", "e.innerText == 'Cameras'"), thin=True)
     assert not panel._cameras.visible and not panel._photos.visible
 
 

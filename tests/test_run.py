@@ -25,7 +25,7 @@ from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.phases import Phase
 from mobiler2l_ns.student.network import measure_cost
 from mobiler2l_ns.student.pruning import GROUP
-from mobiler2l_ns.teacher import for_objects, lazy_lpips
+from mobiler2l_ns.teacher import for_objects, lazy_lpips, load_teacher
 
 TOTAL = sum(PHASES.values())
 
@@ -369,6 +369,16 @@ def nerfacto_run(demo_scene, tmp_path_factory):
     config.mixed_precision = False
     with lazy_lpips():
         return train(config)
+
+
+def test_a_run_of_this_plugin_teaches_by_its_teacher(finished_run, tmp_path):
+    from nerfstudio.models.nerfacto import NerfactoModel
+
+    loaded = load_teacher(finished_run, None, "cpu")
+    assert isinstance(loaded.model, NerfactoModel) and not loaded.model.training
+    pipeline, _ = open_run(finished_run)
+    for name, weight in pipeline.model.teacher.state_dict().items():
+        torch.testing.assert_close(loaded.model.state_dict()[name], weight)
 
 
 def test_an_existing_run_is_the_teacher_and_brings_its_frame(make_config, nerfacto_run, tmp_path):
