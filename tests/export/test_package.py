@@ -224,7 +224,7 @@ def test_the_manifest_says_all_a_client_needs(tmp_path):
         assert (entry["bytes"], entry["sha256"]) == (size, sha256)
 
 
-SAME_TWICE = [("onnx", "fp32"), ("onnx", "int8"), ("snapml", "fp32"), ("coreml", "palette6")]
+SAME_TWICE = [("onnx", "fp32"), ("onnx", "int8"), ("snapml", "fp32"), ("coreml", "palette4")]
 
 
 @pytest.mark.parametrize(("format_name", "precision"), SAME_TWICE)
