@@ -230,7 +230,8 @@ SAME_TWICE = [("onnx", "fp32"), ("onnx", "int8"), ("snapml", "fp32"), ("coreml",
 @pytest.mark.parametrize(("format_name", "precision"), SAME_TWICE)
 def test_exporting_twice_gives_the_same_bytes(format_name, precision, tmp_path):
     student = make_student(pitches=(1.0, 2.0))
-    request = Request(format_name, "encoding", precision, ((44, 60), (22, 30)))
+    sizes = ((22, 30),) if format_name == "coreml" else ((44, 60), (22, 30))  # Core ML's conversions are slow
+    request = Request(format_name, "encoding", precision, sizes)
     first, second = (export_packages(student, [request], tmp_path / name) for name in ("first", "second"))
     assert [file.sha256 for file in first] == [file.sha256 for file in second]
 
