@@ -6,6 +6,7 @@ import os
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,3 +88,29 @@ def finished_run(make_config, tmp_path_factory) -> Path:
     config = make_config(tmp_path_factory.mktemp("outputs"))
     config.report_views = 32
     return train(config)
+
+
+@pytest.fixture(scope="session")
+def nerfacto_run(demo_scene, tmp_path_factory):
+    """A stock nerfacto run: another method, trained by ns-train itself."""
+    from nerfstudio.configs.method_configs import method_configs
+    from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+    from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+
+    from mobiler2l_ns import methods
+    from mobiler2l_ns.teacher import for_objects, lazy_lpips
+
+    config: Any = deepcopy(method_configs["nerfacto"])
+    config.pipeline.datamanager = VanillaDataManagerConfig(
+        dataparser=BlenderDataParserConfig(data=demo_scene, scale_factor=0.5),
+        train_num_rays_per_batch=512,
+        eval_num_rays_per_batch=64,
+    )
+    config.pipeline.model = for_objects(methods.mobiler2l_tiny.config.pipeline.teacher)  # type: ignore[attr-defined]
+    config.pipeline.model.near_plane, config.pipeline.model.far_plane = 1.0, 3.0
+    config.data, config.output_dir, config.timestamp = demo_scene, tmp_path_factory.mktemp("teacher"), "run"
+    config.max_num_iterations, config.vis, config.machine.device_type = 120, "tensorboard", "cpu"
+    config.viewer.quit_on_train_completion = True
+    config.mixed_precision = False
+    with lazy_lpips():
+        return train(config)

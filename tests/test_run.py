@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
-from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.utils import writer
 from short_run import PHASES, open_run, train
 
-from mobiler2l_ns import methods
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.load_student import load_student
-from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.phases import Phase
-from mobiler2l_ns.student.network import measure_cost
-from mobiler2l_ns.student.pruning import GROUP
-from mobiler2l_ns.teacher import for_objects, lazy_lpips, load_teacher
+from mobiler2l_ns.teacher import load_teacher
 
 TOTAL = sum(PHASES.values())
 
@@ -205,94 +195,6 @@ def test_a_resumed_run_ends_at_the_same_total(make_config, tmp_path, stop):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-# Pruning
-
-PRUNED = {"teacher_steps": 0, "distill_steps": 20, "finetune_steps": 4}
-
-
-def widths(pipeline) -> list[int]:
-    return [block.hidden for block, _ in pipeline.model.student.network.residual_blocks()]
-
-
-@pytest.fixture(scope="module")
-def pruned_config(make_config, nerfacto_run):
-    """Builds the config of a short run that prunes in two rounds, in the steps 13 and 17."""
-
-    def make(folder: Path, timestamp: str):
-        config = make_config(folder, timestamp, teacher_load_config=nerfacto_run, **PRUNED)
-        config.pipeline.model = replace(config.pipeline.model, width=32, num_blocks=4, norm=True, prune=(0.1, 0.25))
-        return config
-
-    return make
-
-
-def train_and_watch(config, stop: int | None = None) -> tuple[dict[int, list[int]], Any]:
-    """Train; returns the blocks' widths in each step, and the trainer. Stops after a step and its checkpoint."""
-    trainer = config.setup()
-    config.save_config()
-    trainer.setup()
-    original, seen = trainer.train_iteration, {}
-
-    def watched(step):
-        result = original(step)
-        seen[step] = widths(trainer.pipeline)
-        if step == stop:
-            trainer.save_checkpoint(step)
-            raise KeyboardInterrupt
-        return result
-
-    trainer.train_iteration = watched
-    if stop is None:
-        trainer.train()
-    else:
-        with pytest.raises(KeyboardInterrupt):
-            trainer.train()
-    writer.EVENT_WRITERS.clear()
-    return seen, trainer
-
-
-def test_a_run_is_pruned_in_rounds_resumes_between_them_opens_and_exports(pruned_config, tmp_path, capsys):
-    whole = pruned_config(tmp_path, "whole")
-    first, _ = train_and_watch(whole)
-    assert [step for step in range(1, 24) if first[step] != first[step - 1]] == [13, 17]
-    printed = " ".join(capsys.readouterr().out.split())
-    gmacs = re.findall(r"Pruned to ([\d.]+) of ([\d.]+) GMAC: \d of 7 residual blocks, (\d+) hidden channels", printed)
-    assert [int(channels) for *_, channels in gmacs] == [sum(first[13]), sum(first[17])]
-    group = GROUP * 2 * 8 * 8**2 * 7**2 * 1e-9  # GMAC of the channels that go at once where they cost most
-    for share, (left, of, _) in zip((0.9, 0.75), gmacs, strict=True):
-        assert share * float(of) - group - 1e-5 < float(left) <= share * float(of)
-
-    config_path = whole.get_base_dir() / "config.yml"
-    pipeline, _ = open_run(config_path)
-    assert widths(pipeline) == first[23]
-    camera = pipeline.model.student.training_camera(pipeline.model.student.capture.start_pose)
-    student = load_student(config_path)
-    torch.testing.assert_close(student.render(camera), pipeline.model.render_student(camera)["rgb"], atol=1e-5, rtol=0)
-    (package,) = export_packages(student, [Request("onnx", precision="fp32")], tmp_path / "exported")
-    assert package.bytes > 0 and package.psnr_student >= 80
-    gmac = measure_cost(student.network, 52, 52).gmac
-    assert gmac <= 0.75 * measure_cost(replace(student.config, prune=()), 52, 52).gmac
-
-    # Stopped between the rounds, the run is resumed as it was left: optimizer and all.
-    stopped, _ = train_and_watch(pruned_config(tmp_path, "stopped"), stop=14)
-    resumed = pruned_config(tmp_path, "resumed")
-    resumed.load_dir = tmp_path / "demo" / "mobiler2l-tiny" / "stopped" / "nerfstudio_models"
-    second, trainer = train_and_watch(resumed)
-    assert min(second) == 15 and second[15] == second[16] == stopped[14] != second[17]
-    optimizer = trainer.optimizers.optimizers["student"]
-    for parameter in trainer.pipeline.model.student.network.parameters():
-        state = optimizer.state.get(parameter, {})
-        assert all(value.shape in ((), parameter.shape) for value in state.values())
-        assert parameter.numel() == 0 or int(state["step"]) > 0
-
-
-def test_distillation_too_short_to_prune_in_is_one_clear_line(make_config, tmp_path):
-    config = make_config(tmp_path, distill_steps=6)
-    config.pipeline.model.prune = (0.1,)
-    with pytest.raises(UserError, match="--pipeline.distill-steps 6 are too few to prune the student in"):
-        config.pipeline.setup(device="cpu")
-
-
 def test_a_kill_while_saving_leaves_the_previous_checkpoint(make_config, finished_run, tmp_path, monkeypatch):
     run = shutil.copytree(finished_run.parent, tmp_path / "demo" / "mobiler2l-tiny" / "run")
     config = make_config(tmp_path)
@@ -346,29 +248,6 @@ def test_held_out_photos_are_not_fine_tuned_on(loaded):
 
 
 # Teachers from elsewhere
-
-
-@pytest.fixture(scope="module")
-def nerfacto_run(demo_scene, tmp_path_factory):
-    """A stock nerfacto run: another method, trained by ns-train itself."""
-    from nerfstudio.configs.method_configs import method_configs
-    from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
-    from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-
-    config: Any = deepcopy(method_configs["nerfacto"])
-    config.pipeline.datamanager = VanillaDataManagerConfig(
-        dataparser=BlenderDataParserConfig(data=demo_scene, scale_factor=0.5),
-        train_num_rays_per_batch=512,
-        eval_num_rays_per_batch=64,
-    )
-    config.pipeline.model = for_objects(methods.mobiler2l_tiny.config.pipeline.teacher)  # type: ignore[attr-defined]
-    config.pipeline.model.near_plane, config.pipeline.model.far_plane = 1.0, 3.0
-    config.data, config.output_dir, config.timestamp = demo_scene, tmp_path_factory.mktemp("teacher"), "run"
-    config.max_num_iterations, config.vis, config.machine.device_type = 120, "tensorboard", "cpu"
-    config.viewer.quit_on_train_completion = True
-    config.mixed_precision = False
-    with lazy_lpips():
-        return train(config)
 
 
 def test_a_run_of_this_plugin_teaches_by_its_teacher(finished_run, tmp_path):
