@@ -161,7 +161,9 @@ _paper = replace(
             refresh_rate=0.0,
             shift_grid=False,
         ),
-        model=replace(MobileR2LModelConfig(), initialisation="torch", jitter="batch", ray_bounds="planes"),
+        model=replace(
+            MobileR2LModelConfig(), initialisation="torch", jitter="batch", ray_bounds="planes", precision="float32"
+        ),
         growth_shares=(),
         growth_until=(),
         distill_steps=600_000,

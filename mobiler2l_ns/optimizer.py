@@ -37,6 +37,6 @@ class AdamWOptimizerConfig(OptimizerConfig):
             eps=self.eps,
             betas=self.betas,
             weight_decay=self.weight_decay,
-            # One kernel for all parameters in place of one an operation.
-            fused=first.is_cuda or None,
+            # One kernel for all parameters in place of one an operation; older versions of torch have it on GPUs only.
+            fused=first.is_cuda or tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4),
         )

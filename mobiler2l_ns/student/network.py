@@ -60,6 +60,9 @@ class StudentConfig:
     ray_bounds: Literal["auto", "planes"] = "auto"
     """Where the K points of a ray lie. planes: between near and far, the same for every ray; auto: on the chord through
     the sphere that holds the scene, where the scene is bounded and the cameras stand outside of that sphere."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """What the network trains in; auto: bfloat16 where the device multiplies it faster, GPUs and newer CPUs. Weights,
+    rays and encoding are float32 throughout."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Train through torch.compile; auto: on CUDA, where its compiler (triton) is installed."""
     alpha: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib.util import find_spec
 
 import torch
@@ -28,6 +29,16 @@ FOCAL_TOLERANCE = 0.01
 """A camera whose focal length is this close to a coarser pitch's gets that pitch."""
 MAX_PIXELS = 1 << 22
 """Most pixels of one forward pass; cameras that would need more (very wide views) are rendered coarser."""
+
+
+@functools.cache
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether a type of device has instructions that multiply bfloat16: NVIDIA's from Ampere on, CPUs with AVX-512 BF16
+    or AMX."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # older versions of torch cannot tell
+    return device == "cpu" and known is not None and known()
 
 
 class Student(nn.Module):
@@ -105,9 +116,15 @@ class Student(nn.Module):
         # The encoding's sines need all of float32; only the network may run in half precision.
         with torch.autocast(directions.device.type, enabled=False):
             encoded = self.encode_rays(origins.float(), directions.float(), pitch)
-        with torch.autocast(directions.device.type, dtype=torch.bfloat16, enabled=encoded.is_cuda):
+        with torch.autocast(directions.device.type, dtype=torch.bfloat16, enabled=self._in_half(encoded.device.type)):
             # Pictures to look at come in all sizes, each of which would be compiled anew.
             return (self.network(encoded) if self.training else self.network.forward(encoded)).float()
+
+    def _in_half(self, device: str) -> bool:
+        precision = self.config.precision
+        wanted = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device))
+        # On a CPU, pictures are what packages are compared with: their last digits count, and not their time.
+        return wanted and (self.training or device == "cuda")
 
     def compile_for(self, device: torch.device) -> None:
         """Compile the network's training pass with torch.compile, where that is configured; again when pruning has
