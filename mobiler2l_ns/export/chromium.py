@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from websockets.sync.client import connect
+from typing import IO, Any
 
 from mobiler2l_ns.errors import UserError
 
@@ -29,7 +29,7 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--no-first-run",
-    "--remote-debugging-port=0",
+    "--remote-debugging-pipe",  # it ends with the process at the other end, however that ends
     # Pictures without a graphics card: WebGL and WebGPU in software.
     "--use-gl=angle",
     "--use-angle=swiftshader",
@@ -84,24 +84,21 @@ class Chromium:
         self._session = self._target = ""
         self._profile = Path(tempfile.mkdtemp(prefix="mobiler2l-chromium-"))
         command = [program, *FLAGS, *flags, f"--user-data-dir={self._profile}", "about:blank"]
-        null = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+        # It takes messages from its file 3 and writes them to its file 4.
+        shell = ["sh", "-c", 'exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1', *command]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(shell, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._pipe = self._process.stdin
+        self._answers: queue.Queue[bytes | None] = queue.Queue()
+        threading.Thread(target=_read, args=(self._process.stdout, self._answers), name=program, daemon=True).start()
         try:
-            # Its own messages are long: frames of pictures.
-            self._socket = connect(self._address(), max_size=None, compression=None, proxy=None, ping_interval=None)
-        except BaseException:
+            self.send("Browser.getVersion")
+        except BaseException as error:
             self._end()
+            if isinstance(error, PageError):
+                raise UserError(f"{program} does not start here") from None
             raise
-
-    def _address(self, seconds: float = 60.0) -> str:
-        port = self._profile / "DevToolsActivePort"
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and self._process.poll() is None:
-            lines = port.read_text().split() if port.exists() else []
-            if len(lines) == 2:
-                return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
-            time.sleep(0.05)
-        raise UserError(f"{self._process.args[0]} does not start here")  # type: ignore[index]
 
     def __enter__(self) -> Chromium:
         return self
@@ -111,7 +108,6 @@ class Chromium:
 
     def close(self) -> None:
         """End the browser and delete its profile."""
-        self._socket.close()
         self._end()
 
     def _end(self) -> None:
@@ -122,6 +118,7 @@ class Chromium:
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
+        self._pipe.close()
         shutil.rmtree(self._profile, ignore_errors=True)
 
     def send(self, method: str, timeout: float = 60.0, **parameters: Any) -> dict[str, Any]:
@@ -135,7 +132,10 @@ class Chromium:
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if self._session and not method.startswith(("Target.", "Browser.")):
             message["sessionId"] = self._session
-        self._socket.send(json.dumps(message))
+        try:
+            self._write(json.dumps(message).encode() + b"\0")
+        except BrokenPipeError:
+            raise PageError(f"{method}: the browser is gone") from None
         until = time.monotonic() + timeout
         while True:
             answer = self._receive(max(until - time.monotonic(), 0.0), method)
@@ -145,12 +145,19 @@ class Chromium:
             raise PageError(f"{method}: {answer['error']['message']}")
         return answer["result"]
 
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[self._pipe.write(data) :]
+
     def _receive(self, timeout: float, what: str) -> dict[str, Any]:
         """The next message; what the page says is put down on the way."""
         try:
-            message = json.loads(self._socket.recv(timeout))
-        except TimeoutError:
+            answer = self._answers.get(timeout=timeout)
+        except queue.Empty:
             raise PageError(f"{what}: no answer in time") from None
+        if answer is None:
+            raise PageError(f"{what}: the browser is gone")
+        message = json.loads(answer)
         method, parameters = message.get("method"), message.get("params", {})
         if message.get("sessionId", self._session) != self._session:
             return message
@@ -254,6 +261,19 @@ class Chromium:
     def screenshot(self) -> bytes:
         """The page as a PNG."""
         return base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
+
+
+def _read(pipe: IO[bytes], answers: queue.Queue[bytes | None]) -> None:
+    """Put down what the browser says, message by message, and None at its end."""
+    rest = bytearray()
+    while data := pipe.read(1 << 20):
+        rest += data
+        if b"\0" in data:
+            *whole, rest = rest.split(b"\0")
+            for message in whole:
+                answers.put(bytes(message))
+    pipe.close()
+    answers.put(None)
 
 
 def _thrown(details: dict[str, Any]) -> str:
