@@ -10,6 +10,7 @@ import sys
 import pytest
 from short_run import SCRIPTS, load_script
 
+from mobiler2l_ns.export.chromium import find_chromium
 from mobiler2l_ns.export.formats import FORMATS
 
 
@@ -106,6 +107,16 @@ def test_pruned_students_are_measured_side_by_side(tmp_path):
         assert student["seconds"] >= 6.0 and student["ms"] > 0
         assert f"{student['psnr']:.2f}" in printed
     assert str(tmp_path) not in (tmp_path / "pruning.json").read_text()
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
+def test_the_web_page_is_timed_in_a_browser(tmp_path):
+    result, printed = bench(
+        "benchmark_web", "mobiler2l-fast", "--size", 64, "--runs", 2, "--json", tmp_path / "web.json"
+    )
+    page = result["networks"]["mobiler2l-fast"]["page"]
+    assert 0 < page["ms"] < page["first_ms"] and f"{page['first_ms']:.0f}" in printed
+    assert page["runtime_bytes"] < 80_000 and page["bytes"] > page["runtime_bytes"] + 1_600_000  # 0.85 M weights
 
 
 def test_memory_is_bounded_by_the_budget(tmp_path):
