@@ -155,6 +155,10 @@ def test_what_is_shown_can_be_chosen(seen):
     assert model.show == "split" and model.split == 0.5
     panel = seen.pipeline.panel
     assert panel._split.gui_handle.visible
+    thumb = "[...document.querySelectorAll('[role=slider]')].find(e => e.ariaValueNow == '0.5' && e.offsetParent)"
+    x, y = seen.browser.evaluate(MIDDLE.format(thumb))
+    seen.frame_after(lambda: seen.browser.drag((x, y), (x + 40, y)))
+    assert 0.55 < model.split <= 1.0
     seen.frame_after(lambda: seen.choose("split", "error"))
     assert not panel._split.gui_handle.visible
     seen.frame_after(lambda: seen.choose("error", "student"))

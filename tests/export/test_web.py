@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shutil
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -211,7 +212,7 @@ def test_nothing_points_outside_of_the_folder(served):
     assert names == {name for name in names if f'"{name}"' in listed}
 
 
-def test_try_on_lays_the_object_over_the_camera(browser, served):
+def test_try_on_lays_the_object_over_the_camera(browser, served, tmp_path):
     show(browser, served.address, width=1920, height=1080)  # a pixel for each of the camera's
     browser.click_on("#ar")
     browser.wait_for("mobiler2l.tryOn.on && mobiler2l.tryOn.video.videoWidth > 0")
@@ -241,6 +242,17 @@ def test_try_on_lays_the_object_over_the_camera(browser, served):
     expected = colour + (1 - rgba[..., 3:]) * background[rows, columns, :3]
     assert psnr(with_object[rows, columns, :3], expected) > 40
     assert psnr(with_object[rows, columns, :3], background[rows, columns, :3]) < 30
+
+    # One tap saves what is on the stage.
+    browser.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    browser.evaluate("(document.getElementById('view').style.left = '100px', null)")
+    browser.click_on("#save")
+    saved = tmp_path / "try-on.png"
+    until = time.monotonic() + 20
+    while not saved.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert np.array_equal(np.asarray(Image.open(saved).convert("RGBA")) / 255.0, with_object)
+
     browser.click_on("#ar")
     assert browser.evaluate("mobiler2l.tryOn.on") is False and browser.console == []
 
