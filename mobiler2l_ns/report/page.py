@@ -202,13 +202,12 @@ def _versions(facts: Facts) -> str:
     starts = facts.history.starts
     parts = []
     for start in starts:
-        more = f" × {start['devices']}" if start.get("devices", 1) > 1 else ""
-        parts.append((str(start["time"]), str(start["step"]), f"{start['device']}{more}", _listed(start["versions"])))
+        devices = f" × {start['devices']}" if start.get("devices", 1) > 1 else ""
+        begun = "started" if start["step"] == 0 else f"resumed at step {start['step']}"
+        parts.append((f"{start['time']}, {begun} on {start['device']}{devices}", _listed(start["versions"])))
     if not starts or starts[-1]["versions"] != facts.versions:
-        parts.append((facts.written, "report", facts.device, _listed(facts.versions)))
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in part) + "</tr>" for part in parts)
-    head = "<tr><th>started</th><th>at step</th><th>on</th><th>with</th></tr>"
-    return f'<div class="scroll"><table class="wrap"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+        parts.append((f"{facts.written}, this report on {facts.device}", _listed(facts.versions)))
+    return "".join(f'<h3>{escape(head)}</h3><p class="quiet">{escape(versions)}</p>' for head, versions in parts)
 
 
 def _listed(versions: Mapping[str, str]) -> str:
