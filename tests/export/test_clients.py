@@ -73,7 +73,8 @@ def packages(request, tmp_path_factory):
 
 LENS = """
 const [code, camera, count] = JSON.parse(require("fs").readFileSync(0));
-const column = (i, scale) => ({ x: camera[0][i] * scale, y: camera[1][i] * scale, z: camera[2][i] * scale });
+// A world with y up, in which the object is twice as small.
+const column = (i, scale) => ({ x: camera[0][i] * scale, y: camera[2][i] * scale, z: -camera[1][i] * scale });
 const matrix = { column0: column(0, 2), column1: column(1, 2), column2: column(2, 2), column3: column(3, 1) };
 const data = { encoding: count, camera_to_world: 12, intrinsics: 4 };
 for (const name in data) data[name] = new Float32Array(data[name]);
