@@ -7,7 +7,6 @@ them as CLIENT.md beside the manifest. docs/clients.md is the same page of an ex
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,13 +159,10 @@ def page(manifest: Mapping[str, Any], example: bool = False) -> str:
     return template.render(manifest=manifest, sections=sections, example=example).strip("\n") + "\n"
 
 
-def write(manifest: Path) -> Path:
+def write(manifest: Path) -> None:
     """Write CLIENT.md beside a manifest.json."""
-    path = manifest.with_name(NAME)
-    partial = path.with_name(f"{NAME}.{os.getpid()}.part")
-    partial.write_text(page(json.loads(manifest.read_text(encoding="utf8"))), encoding="utf8")
-    partial.replace(path)
-    return path
+    text = page(json.loads(manifest.read_text(encoding="utf8")))
+    manifest.with_name(NAME).write_text(text, encoding="utf8")
 
 
 def _environment() -> jinja2.Environment:

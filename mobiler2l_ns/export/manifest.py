@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from mobiler2l_ns.data.student_view import StudentView
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.proof import Proof
 from mobiler2l_ns.student.encoding import SHORTEST_CHORD
 from mobiler2l_ns.student.network import StudentConfig
@@ -198,24 +198,41 @@ def write_inside(package: Path, student: Student, views: Sequence[dict[str, Any]
     (package / NAME).write_text(text + "\n", encoding="utf8")
 
 
-def write(folder: Path, student: Student, files: Sequence[PackageFile], psnr_photos: float | None) -> Path:
-    """Write the manifest of a folder, keeping the entries of other packages of the same student.
+def write(
+    path: Path, student: Student, files: Sequence[PackageFile], psnr_photos: float | None, previous: Path
+) -> None:
+    """Write a manifest, keeping the entries of the previous one's other packages if they are of the same student.
 
     Args:
-        folder: the export folder.
+        path: of the new manifest.
         student: whose packages they are.
         files: the new ones.
         psnr_photos: of the PyTorch student, in dB to the held-out photos.
+        previous: the manifest that this one will replace; it need not be there.
+
+    Raises:
+        UserError: if the previous file is not a manifest of packages.
     """
-    path = folder / NAME
     manifest = {**describe(student), "psnr_photos": None if psnr_photos is None else round(psnr_photos, 3)}
     entries = {file.path: asdict(file) for file in files}
-    if path.exists():
-        previous = json.loads(path.read_text(encoding="utf8"))
-        if all(previous.get(key) == manifest[key] for key in ("student_sha256", "format_version")):
-            entries = {entry["path"]: entry for entry in previous["files"]} | entries
+    if previous.exists():
+        earlier = read(previous)
+        if all(earlier[key] == manifest[key] for key in ("student_sha256", "format_version")):
+            entries = {entry["path"]: entry for entry in earlier["files"]} | entries
     manifest["files"] = [entries[name] for name in sorted(entries)]
-    partial = path.with_name(f"{NAME}.{os.getpid()}.part")
-    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf8")
-    partial.replace(path)
-    return path
+    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A folder's manifest.
+
+    Raises:
+        UserError: if the file is something else.
+    """
+    try:
+        manifest = json.loads(path.read_text(encoding="utf8"))
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or not {"student_sha256", "format_version", "files"} <= set(manifest):
+        raise UserError(f"{path} is not a manifest of packages: choose another --output-dir, or move that file away")
+    return manifest

@@ -141,10 +141,25 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
     )
 
 
-def _move_in(source: Path, target: Path, trash: Path) -> None:
-    if target.is_dir():  # a folder cannot be replaced in one step
-        target.rename(trash / target.name)
-    source.replace(target)
+def _move_in(work: Path, names: Sequence[str], output_dir: Path) -> None:
+    """Move files and folders to their place, all or none: what stood there goes to the work folder, and comes back if
+    anything fails."""
+    replaced = work / "replaced"
+    replaced.mkdir()
+    begun = []
+    try:
+        for name in names:
+            begun.append(name)
+            if (output_dir / name).exists():
+                (output_dir / name).rename(replaced / name)
+            (work / name).rename(output_dir / name)
+    except BaseException:
+        for name in reversed(begun):
+            if not (work / name).exists():
+                (output_dir / name).rename(work / name)
+            if (replaced / name).exists():
+                (replaced / name).rename(output_dir / name)
+        raise
 
 
 def export_packages(
@@ -152,7 +167,7 @@ def export_packages(
 ) -> list[manifest.PackageFile]:
     """Write packages, their manifest and code that uses them into ``output_dir``, all or nothing, and print a table.
 
-    They are written and proven in a folder beside it; what stood there before is replaced at the very end.
+    They are written and proven in a folder of their own; what stood there before is replaced at the very end.
 
     Args:
         student: in evaluation mode.
@@ -172,12 +187,13 @@ def export_packages(
     except OSError as error:
         raise UserError(f"{output_dir} cannot be written: {error}") from None
     try:
-        trash = work / "replaced"
-        trash.mkdir()
+        described = output_dir / manifest.NAME
+        if described.exists():
+            manifest.read(described)  # before all the work, if it is something else
         files = [_write(student, job, reference, work) for job in jobs]
-        for file in files:
-            _move_in(work / file.path, output_dir / file.path, trash)
-        clients.write(manifest.write(output_dir, student, files, reference.psnr_photos()))
+        manifest.write(work / manifest.NAME, student, files, reference.psnr_photos(), described)
+        clients.write(work / manifest.NAME)
+        _move_in(work, [*(file.path for file in files), clients.NAME, manifest.NAME], output_dir)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print_table(output_dir, files, reference.psnr_photos())

@@ -78,7 +78,9 @@ class Reference:
         return _decibel(float(squared))
 
     def psnr_photos(self) -> float | None:
-        """Mean PSNR in dB of the student itself to the held-out photos."""
+        """Mean PSNR in dB of the student itself to the held-out photos; None without photos."""
+        if not self.photos:
+            return None
         view = self.student.view()
         return _mean([self.psnr_to_photo(i, picture, view) for i, picture in enumerate(self.pictures(view))])
 

@@ -263,6 +263,38 @@ def test_a_failed_export_leaves_the_previous_package_whole(tmp_path, monkeypatch
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("at", ["mobiler2l.mlpackage", "mobiler2l.onnx", "CLIENT.md", "manifest.json"])
+def test_an_interruption_among_the_last_moves_brings_the_previous_files_back(at, tmp_path, monkeypatch):
+    old = {"mobiler2l.mlpackage/weights": "of old", "mobiler2l.onnx": "old", "CLIENT.md": "old", "manifest.json": "old"}
+    target, work = tmp_path / "out", tmp_path / "work"
+    for folder, content in ((target, old), (work, {**dict.fromkeys(old, "new"), "new.onnx": "new"})):
+        for name, text in content.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    rename = Path.rename
+
+    def interrupted(path, to):
+        if path == work / at:
+            monkeypatch.setattr(Path, "rename", rename)
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        names = ["new.onnx", "mobiler2l.mlpackage", "mobiler2l.onnx", "CLIENT.md", "manifest.json"]
+        package._move_in(work, names, target)
+    files = {str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()}
+    assert files == old
+
+
+@pytest.mark.parametrize("text", ['{"name": "My site", "icons": []}', "no JSON"])
+def test_a_manifest_of_something_else_is_left_alone(text, tmp_path):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match="is not a manifest of packages: choose another --output-dir"):
+        export(make_student(), "onnx", tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"manifest.json": text}
+
+
 def test_one_wrong_package_of_several_leaves_none(tmp_path, monkeypatch):
     student = make_student()
     monkeypatch.setitem(FORMATS, "snapml", replace(FORMATS["snapml"], thresholds={"fp32": 300.0}))
