@@ -174,7 +174,7 @@ class MobileR2LModel(Model):
             ``rgb`` (H, W, 3), ``accumulation`` and ``depth`` (H, W, 1), exactly the camera's size.
         """
         teacher = self.find_teacher()
-        shown = self.show
+        shown = "phase" if self._comparing else self.show  # what somebody looks at is not what is measured
         if shown == "phase" or (teacher is None and shown != "student"):
             begun = self.phase is not Phase.TEACHER and bool(self.student.capture.depth_known)
             shown = "student" if begun or teacher is None else "teacher"
