@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -16,6 +16,8 @@ from nerfstudio.utils import comms, writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
+from torch.cuda.amp import GradScaler
+from torch.optim.lr_scheduler import LambdaLR
 
 from mobiler2l_ns import console, distributed, environment
 from mobiler2l_ns.errors import UserError
@@ -57,6 +59,14 @@ class MobileR2LTrainerConfig(TrainerConfig):
         )
 
 
+class Scaler(GradScaler):
+    """Of gradients; checkpoints written without one, on a CPU, may go on with it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict:
+            super().load_state_dict(state_dict)
+
+
 class MobileR2LTrainer(Trainer):
     """Runs the phases to their common end, also when resumed."""
 
@@ -66,6 +76,8 @@ class MobileR2LTrainer(Trainer):
     def __init__(self, config: MobileR2LTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         distributed.set_up_rank(config.machine.device_type, local_rank)
         super().__init__(config, local_rank, world_size)
+        # nerfstudio takes one with a GPU in the machine, whether it trains on that or not.
+        self.grad_scaler = Scaler(enabled=self.mixed_precision or config.use_grad_scaler)
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         super().setup(test_mode)
@@ -96,6 +108,12 @@ class MobileR2LTrainer(Trainer):
         built.parameters["student"] = list(self.pipeline.model.student.parameters())
         return built
 
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        optimizer = self.optimizers.optimizers["student"]
+        for group in optimizer.param_groups:
+            group["fused"] = optimizer.defaults["fused"]  # this device's, not the one's that wrote the checkpoint
+
     def train(self) -> None:
         total = self.config.pipeline.plan().total
         # nerfstudio counts this many iterations on top of the resumed step.
@@ -111,6 +129,7 @@ class MobileR2LTrainer(Trainer):
                     each.close()
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
+        self._set_student_rates(step)
         loss, losses, metrics = super().train_iteration(step)
         distributed.average_batch_norms(self.pipeline.model.student.network)
         self._log_step(step, loss, metrics)
@@ -119,6 +138,15 @@ class MobileR2LTrainer(Trainer):
             # The next phase starts with long work on what this one has learned.
             self.save_checkpoint(step)
         return loss, losses, metrics
+
+    def _set_student_rates(self, step: int) -> None:
+        """nerfstudio leaves schedulers behind whenever the gradients' scale was too large."""
+        scheduler = self.optimizers.schedulers.get("student")
+        if isinstance(scheduler, LambdaLR) and scheduler.last_epoch != step:
+            scheduler.last_epoch = step
+            rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            for group, rate, factor in rates:
+                group["lr"] = rate * factor(step)
 
     def _log_step(self, step: int, loss: Tensor, metrics: dict[str, Tensor]) -> None:
         psnr = next((value for name, value in metrics.items() if "psnr" in name), None)
