@@ -23,7 +23,7 @@ from torch import Tensor
 from mobiler2l_ns.data.low_res_rays import as_ray_bundle
 from mobiler2l_ns.data.photos import Photos, photo_with_alpha, sized_dataset
 from mobiler2l_ns.data.poses import PoseSamplerName, look_at_point, make_pose_sampler
-from mobiler2l_ns.data.pseudo_views import PseudoViewPool
+from mobiler2l_ns.data.pseudo_views import BYTES_PER_GIB, PseudoViewPool
 from mobiler2l_ns.data.scene_extent import SceneExtent
 from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.errors import UserError
@@ -158,8 +158,10 @@ class MobileR2LDataManager(VanillaDataManager):
         if self.config.pool_device != "auto" or training.type != "cuda":
             return training if self.config.pool_device == "cuda" else torch.device("cpu")
         height, width = self.view.covered
+        wanted = views * height * width * self.student.output_channels
+        budget = self.config.pool_budget_gib * BYTES_PER_GIB / comms.get_world_size()
         free, _ = torch.cuda.mem_get_info(training)
-        return training if views * height * width * self.student.output_channels < free / 2 else torch.device("cpu")
+        return training if min(wanted, budget) < free / 2 else torch.device("cpu")
 
     def _empty_pool(self, views: int, budget_gib: float, device: torch.device) -> PseudoViewPool:
         seed = torch.initial_seed() % (1 << 31)

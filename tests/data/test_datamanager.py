@@ -55,6 +55,14 @@ def test_photos_are_scaled_with_exact_intrinsics(config, limit):
     torch.testing.assert_close(dataset.cameras.cx, torch.full_like(dataset.cameras.cx, size / 2))
 
 
+@pytest.mark.parametrize(("free_gib", "device"), [(3.0, "cpu"), (9.0, "cuda")])
+def test_the_pool_goes_to_the_gpu_if_what_is_kept_of_it_fits(config, monkeypatch, free_gib, device):
+    datamanager = set_up(replace(config, pool_budget_gib=4.0))
+    datamanager.device = "cuda"
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free_gib * 2**30), 0))
+    assert datamanager._pool_device(10_000_000).type == device
+
+
 def test_the_pool_is_filled_once_and_bounded(config):
     teacher = CountingTeacher()
     datamanager = set_up(config, teacher)
