@@ -162,7 +162,7 @@ _paper = replace(
             shift_grid=False,
         ),
         model=replace(
-            MobileR2LModelConfig(), initialisation="torch", jitter="batch", ray_bounds="planes", precision="float32"
+            MobileR2LModelConfig(), initialisation="torch", jitter="batch", ray_bounds="planes", precision="gpu"
         ),
         growth_shares=(),
         growth_until=(),

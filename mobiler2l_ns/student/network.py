@@ -60,9 +60,9 @@ class StudentConfig:
     ray_bounds: Literal["auto", "planes"] = "auto"
     """Where the K points of a ray lie. planes: between near and far, the same for every ray; auto: on the chord through
     the sphere that holds the scene, where the scene is bounded and the cameras stand outside of that sphere."""
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """What the network trains in; auto: bfloat16 where the device multiplies it faster, GPUs and newer CPUs. Weights,
-    rays and encoding are float32 throughout."""
+    precision: Literal["auto", "gpu", "float32"] = "auto"
+    """What the network trains in. auto: bfloat16 where the device has instructions that multiply it, GPUs and newer
+    CPUs; gpu: bfloat16 on such GPUs only; else float32. Weights, rays and encoding are float32 throughout."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Train through torch.compile; auto: on CUDA, where its compiler (triton) is installed."""
     alpha: bool = False
@@ -357,7 +357,8 @@ def measure_cost(student: StudentConfig | StudentNetwork, height: int, width: in
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         picture = network.eval()(encoded)
-    norms = sum(p.numel() for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    kinds = nn.modules.batchnorm._NormBase  # several devices have a kind of their own
+    norms = sum(p.numel() for m in network.modules() if isinstance(m, kinds) for p in m.parameters())
     params = sum(p.numel() for p in network.parameters())
     return StudentCost(
         params=params,

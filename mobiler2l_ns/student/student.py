@@ -121,10 +121,9 @@ class Student(nn.Module):
             return (self.network(encoded) if self.training else self.network.forward(encoded)).float()
 
     def _in_half(self, device: str) -> bool:
-        precision = self.config.precision
-        wanted = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device))
         # On a CPU, pictures are what packages are compared with: their last digits count, and not their time.
-        return wanted and (self.training or device == "cuda")
+        wanted = {"auto": device == "cuda" or self.training, "gpu": device == "cuda", "float32": False}
+        return wanted[self.config.precision] and multiplies_bfloat16(device)
 
     def compile_for(self, device: torch.device) -> None:
         """Compile the network's training pass with torch.compile, where that is configured; again when pruning has

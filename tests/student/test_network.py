@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from mobiler2l_ns.student.network import ResidualBlock, StudentConfig, StudentNetwork, measure_cost
 
@@ -121,3 +122,10 @@ def test_the_body_has_one_skip_over_all_of_it():
     features = network.head(encoded)
     expected = network.out(network.super_resolution(features + network.body(features)))
     torch.testing.assert_close(network(encoded), expected)
+
+
+def test_norms_of_several_devices_count_as_norms():
+    network = StudentNetwork(StudentConfig(width=16, num_blocks=2))
+    alone = measure_cost(network, 16, 16)
+    together = measure_cost(nn.SyncBatchNorm.convert_sync_batchnorm(network), 16, 16)
+    assert together == alone and alone.params_folded < alone.params

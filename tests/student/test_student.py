@@ -168,9 +168,8 @@ def test_at_each_of_its_sizes_a_student_is_only_cropped(pitch):
 
 def test_bfloat16_is_for_training_and_leaves_pictures_as_they_are(monkeypatch):
     rays = camera_rays(camera(84, 60, 90.0, 95.0, 40.0, 31.0), 8)
-    exact = Student(replace(CONFIG, precision="float32"))
-    dtypes = []
-    for precision, native in (("bfloat16", False), ("auto", True), ("auto", False)):
+    exact, dtypes = Student(replace(CONFIG, precision="float32")), []
+    for precision, native in (("auto", True), ("auto", False), ("gpu", True), ("float32", True)):
         monkeypatch.setattr("mobiler2l_ns.student.student.multiplies_bfloat16", lambda _, native=native: native)
         student = Student(replace(CONFIG, precision=precision))
         student.load_state_dict(exact.state_dict())
@@ -181,7 +180,7 @@ def test_bfloat16_is_for_training_and_leaves_pictures_as_they_are(monkeypatch):
         learned.sum().backward()
         assert {p.grad.dtype for p in student.parameters() if p.grad is not None} == {torch.float32}
         torch.testing.assert_close(student.eval()(*rays), exact.eval()(*rays))
-    assert dtypes == [torch.bfloat16, torch.float32] * 2 + [torch.float32, torch.float32]
+    assert dtypes == [torch.bfloat16] + 7 * [torch.float32]
 
 
 def test_a_compiled_student_learns_the_same():
