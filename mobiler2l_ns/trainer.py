@@ -74,6 +74,8 @@ class MobileR2LTrainer(Trainer):
     pipeline: MobileR2LPipeline
 
     def __init__(self, config: MobileR2LTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        if config.machine.device_type == "cuda" and not torch.cuda.is_available():
+            raise UserError("torch finds no NVIDIA GPU here: train on the CPU with --machine.device-type cpu")
         distributed.set_up_rank(config.machine.device_type, local_rank)
         super().__init__(config, local_rank, world_size)
         # nerfstudio takes one with a GPU in the machine, whether it trains on that or not.

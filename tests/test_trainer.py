@@ -6,6 +6,7 @@ import pytest
 import torch
 from short_run import open_run
 
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.trainer import Scaler
 
 
@@ -18,6 +19,13 @@ def trainer(make_config, tmp_path):
     trainer.setup()
     trainer.callbacks[0].func(step=0)
     return trainer
+
+
+def test_a_machine_without_a_gpu_is_told_how_to_train_on_its_cpu(make_config, tmp_path):
+    config = make_config(tmp_path)
+    config.machine.device_type = "cuda"
+    with pytest.raises(UserError, match="no NVIDIA GPU here: train on the CPU with --machine.device-type cpu"):
+        config.setup()
 
 
 def test_what_is_looked_at_is_not_what_is_measured(finished_run):
