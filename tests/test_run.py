@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,18 @@ def test_an_existing_run_is_the_teacher_and_brings_its_frame(make_config, nerfac
     assert pipeline.datamanager.dataparser.scale_factor == 0.5  # type: ignore[attr-defined]
     assert float(pipeline.model.student.capture.depth_range[1]) < 3.5
     assert pipeline.config.teacher_load_config == nerfacto_run.resolve()
+
+
+def test_a_run_is_named_after_the_capture_its_teacher_brings(make_config, nerfacto_run, demo_scene, tmp_path, capsys):
+    config = make_config(tmp_path, teacher_load_config=nerfacto_run)
+    config.data = config.experiment_name = config.pipeline.datamanager.dataparser.data = None
+    config.print_to_terminal()
+    assert f"capture {demo_scene}" in " ".join(capsys.readouterr().out.split())
+    assert config.get_base_dir() == tmp_path / demo_scene.name / "mobiler2l-tiny" / "run"
+    adopted = deepcopy(config.pipeline)
+    config.save_config()
+    assert config.pipeline == adopted
+    assert (tmp_path / demo_scene.name / "mobiler2l-tiny" / "run" / "config.yml").exists()
 
 
 def test_a_run_whose_teacher_is_gone_still_shows_its_student(make_config, nerfacto_run, tmp_path, capsys):
