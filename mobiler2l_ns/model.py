@@ -46,9 +46,11 @@ class MobileR2LModelConfig(StudentConfig, ModelConfig):
     enable_collider: bool = False
     """Unused: the student samples between its own near and far."""
     near: float | None = None
-    """Depth of a ray's first point; None measures it on the teacher's pseudo views."""
+    """Depth of a ray's first point; None measures it on the teacher's pseudo views. If near or far is given, points
+    lie between the two and never in the scene's sphere."""
     far: float | None = None
-    """Depth of a ray's last point; None measures it on the teacher's pseudo views."""
+    """Depth of a ray's last point; None measures it on the teacher's pseudo views. If near or far is given, points lie
+    between the two and never in the scene's sphere."""
     background_color: Literal["white", "black"] = "white"
     """What photos with an alpha channel are laid over."""
 

@@ -311,7 +311,7 @@ class MobileR2LPipeline(VanillaPipeline):
         capture.record(depth_range=torch.tensor([near, far]), depth_known=torch.tensor(True))
         if self.config.model.initialisation == "identity":
             self.model.student.network.begin_with(colour)
-        if sphere is not None:
+        if sphere is not None and self.config.model.near is None and self.config.model.far is None:
             centre, radius = sphere
             nearest = (self.datamanager.train_poses[:, :, 3] - centre).norm(dim=-1).min()
             # From inside the sphere half of a ray's piece would lie behind the camera.
