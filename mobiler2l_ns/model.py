@@ -186,10 +186,7 @@ class MobileR2LModel(Model):
                 outputs["teacher_rgb"] = render_teacher(teacher, camera)["rgb"].to(outputs["rgb"])
             return outputs
         assert teacher is not None
-        if self._comparing or obb_box is None:
-            theirs = render_teacher(teacher, camera)
-        else:
-            theirs = teacher.get_outputs_for_camera(camera.to(teacher.device), obb_box=obb_box)
+        theirs = render_teacher(teacher, camera, obb_box=None if self._comparing else obb_box)
         if self._comparing and self.phase is Phase.TEACHER:
             return theirs
         rgb = theirs["rgb"]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.model_components import renderers
 from nerfstudio.models.base_model import Model
@@ -60,17 +62,32 @@ def for_objects(config: NerfactoModelConfig) -> NerfactoModelConfig:
     )
 
 
-def render_teacher(teacher: Model, camera: Cameras) -> dict[str, Tensor]:
-    """Picture of a teacher in evaluation mode; the camera is moved to the teacher's device.
+def render_teacher(
+    teacher: Model, camera: Cameras, background: Float[Tensor, "3"] | None = None, obb_box: OrientedBox | None = None
+) -> dict[str, Tensor]:
+    """Picture of a teacher in evaluation mode.
+
+    Args:
+        teacher: a model of any method.
+        camera: one camera, shape (1,), on any device.
+        background: colour in 0..1 to lay the picture over; None: as the teacher does.
+        obb_box: what the picture is cropped to.
 
     Returns:
-        The teacher's outputs, with ``rgb`` (H, W, 3) in 0..1 and, if it has them, ``depth`` and ``accumulation``.
+        The teacher's outputs, with ``rgb`` (H, W, 3) in 0..1 and, if it has them, ``accumulation`` and ``depth``
+        (H, W, 1).
     """
+    camera = camera.to(teacher.device)
+    if background is None:
+        override = nullcontext()
+    else:
+        background = background.to(teacher.device)
+        override = renderers.background_color_override_context(background)
     training = teacher.training
     teacher.eval()
     try:
-        with torch.no_grad():
-            outputs = teacher.get_outputs_for_camera(camera.to(teacher.device))
+        with torch.no_grad(), override:
+            outputs = teacher.get_outputs_for_camera(camera, obb_box=obb_box)
     finally:
         teacher.train(training)
     for name in ("rgb", "depth", "accumulation"):
@@ -78,7 +95,21 @@ def render_teacher(teacher: Model, camera: Cameras) -> dict[str, Tensor]:
         if name not in outputs and f"{name}_fine" in outputs:
             outputs[name] = outputs[f"{name}_fine"]
     outputs["rgb"] = outputs["rgb"][..., :3].clamp(0.0, 1.0)
-    return outputs
+    return _as_of_rays(outputs, camera, background) if "background" in outputs else outputs
+
+
+def _as_of_rays(
+    outputs: dict[str, Tensor], camera: Cameras, background: Float[Tensor, "3"] | None
+) -> dict[str, Tensor]:
+    """Outputs of splatfacto and its kin, the methods that name their ``background``, as the others mean theirs.
+
+    They lay the picture over that colour whatever the renderers are told.
+    """
+    changed = dict(outputs)
+    if background is not None and "accumulation" in outputs:
+        difference = (1.0 - outputs["accumulation"]) * (background - outputs["background"])
+        changed["rgb"] = (outputs["rgb"] + difference).clamp(0.0, 1.0)
+    return changed
 
 
 def render_pseudo_view(teacher: Model, camera: Cameras, alpha: bool) -> dict[str, Tensor]:
@@ -94,8 +125,7 @@ def render_pseudo_view(teacher: Model, camera: Cameras, alpha: bool) -> dict[str
     if not alpha:
         outputs = render_teacher(teacher, camera)
         return {**outputs, "picture": outputs["rgb"]}
-    with renderers.background_color_override_context(torch.zeros(3, device=teacher.device)):
-        outputs = render_teacher(teacher, camera)
+    outputs = render_teacher(teacher, camera, torch.zeros(3))
     if "accumulation" not in outputs:
         raise UserError("This teacher gives no accumulation: a student with alpha cannot be distilled from it")
     accumulation = outputs["accumulation"].clamp(0.0, 1.0)

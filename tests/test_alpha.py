@@ -52,7 +52,7 @@ def test_the_teachers_picture_over_white_is_its_own():
 def test_a_teacher_that_cannot_tell_is_refused():
     teacher = nerfacto()
     full = teacher.get_outputs_for_camera
-    teacher.get_outputs_for_camera = lambda c: {"rgb": full(c)["rgb"]}  # type: ignore[method-assign]
+    teacher.get_outputs_for_camera = lambda c, obb_box=None: {"rgb": full(c)["rgb"]}  # type: ignore[method-assign]
     with pytest.raises(UserError, match="gives no accumulation"):
         render_pseudo_view(teacher, camera(), alpha=True)
 

@@ -7,7 +7,7 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 
 from mobiler2l_ns.metrics import LazyLPIPS
-from mobiler2l_ns.teacher import fingerprint, for_objects, lazy_lpips, render_teacher
+from mobiler2l_ns.teacher import fingerprint, for_objects, lazy_lpips, render_pseudo_view, render_teacher
 
 
 class CoarseToFine(Model):
@@ -33,6 +33,34 @@ def test_a_teacher_is_rendered_in_evaluation_mode_whatever_its_outputs_are_calle
     assert outputs["rgb"].shape == (6, 8, 3) and float(outputs["rgb"].max()) == 1.0
     assert outputs["depth"].shape == (6, 8, 1)
     assert teacher.training
+
+
+class Splats(Model):
+    """A wall of half opaque red at z = -3, rendered as splatfacto does: over a colour of its own, with z-depths."""
+
+    BACKGROUND = torch.tensor([0.1, 0.2, 0.4])
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.device_indicator_param = torch.nn.Parameter(torch.zeros(1))
+
+    def get_outputs_for_camera(self, camera, obb_box=None):
+        shape = (int(camera.height), int(camera.width))
+        over = torch.tensor([0.5, 0.0, 0.0]) + 0.5 * self.BACKGROUND
+        return {
+            "rgb": over.expand(*shape, 3),
+            "depth": torch.full((*shape, 1), 3.0),
+            "accumulation": torch.full((*shape, 1), 0.5),
+            "background": self.BACKGROUND.expand(*shape, 3),
+        }
+
+
+def test_splats_are_laid_over_the_colour_that_is_asked_for():
+    for colour in (torch.zeros(3), torch.ones(3)):
+        rgb = render_teacher(Splats(), camera(), colour)["rgb"]
+        torch.testing.assert_close(rgb, (torch.tensor([0.5, 0.0, 0.0]) + 0.5 * colour).expand(6, 8, 3))
+    premultiplied = render_pseudo_view(Splats(), camera(), alpha=True)["picture"]
+    torch.testing.assert_close(premultiplied, torch.tensor([0.5, 0.0, 0.0, 0.5]).expand(6, 8, 4))
 
 
 def build(**settings):
