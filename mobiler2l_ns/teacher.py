@@ -75,7 +75,7 @@ def render_teacher(
 
     Returns:
         The teacher's outputs, with ``rgb`` (H, W, 3) in 0..1 and, if it has them, ``accumulation`` and ``depth``
-        (H, W, 1).
+        (H, W, 1), the distance along each pixel's ray in scene units.
     """
     camera = camera.to(teacher.device)
     if background is None:
@@ -103,12 +103,16 @@ def _as_of_rays(
 ) -> dict[str, Tensor]:
     """Outputs of splatfacto and its kin, the methods that name their ``background``, as the others mean theirs.
 
-    They lay the picture over that colour whatever the renderers are told.
+    They lay the picture over that colour whatever the renderers are told, and measure depth along the optical axis.
     """
     changed = dict(outputs)
     if background is not None and "accumulation" in outputs:
         difference = (1.0 - outputs["accumulation"]) * (background - outputs["background"])
         changed["rgb"] = (outputs["rgb"] + difference).clamp(0.0, 1.0)
+    if "depth" in outputs:
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+        # A view of nothing may come from another device than the camera's.
+        changed["depth"] = outputs["depth"] * rays.metadata["directions_norm"].to(outputs["depth"])
     return changed
 
 

@@ -1,11 +1,14 @@
 """Any nerfstudio model can teach."""
 
+import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 
+from mobiler2l_ns.data.scene_extent import SceneExtent
+from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.metrics import LazyLPIPS
 from mobiler2l_ns.teacher import fingerprint, for_objects, lazy_lpips, render_pseudo_view, render_teacher
 
@@ -61,6 +64,19 @@ def test_splats_are_laid_over_the_colour_that_is_asked_for():
         torch.testing.assert_close(rgb, (torch.tensor([0.5, 0.0, 0.0]) + 0.5 * colour).expand(6, 8, 3))
     premultiplied = render_pseudo_view(Splats(), camera(), alpha=True)["picture"]
     torch.testing.assert_close(premultiplied, torch.tensor([0.5, 0.0, 0.0, 0.5]).expand(6, 8, 4))
+
+
+def test_depths_of_splats_are_distances_along_the_rays():
+    outputs = render_teacher(Splats(), camera())
+    rays = camera().generate_rays(camera_indices=0, keep_shape=True)
+    points = rays.origins + outputs["depth"] * rays.directions
+    torch.testing.assert_close(points[..., 2], torch.full((6, 8), -3.0))
+    view = StudentView(96, 128, 40.0, 40.0, 64.0, 48.0, 8)
+    solid = {**render_teacher(Splats(), view.cameras(torch.eye(4)[None, :3])), "accumulation": torch.ones(96, 128, 1)}
+    extent = SceneExtent()
+    extent.add(torch.eye(4)[:3], view, solid)
+    near, far = extent.planes() or (0.0, 0.0)
+    assert near == pytest.approx(3.0 * 0.95) and far == pytest.approx(3.0 * 1.05)
 
 
 def build(**settings):
