@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, UInt8
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from mobiler2l_ns.data.low_res_rays import camera_rays
+from mobiler2l_ns.data.low_res_rays import camera_rays, is_perspective
 from mobiler2l_ns.data.pseudo_views import quantise
 from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.errors import UserError
@@ -32,7 +32,7 @@ def sized_dataset(
     Raises:
         UserError: if the cameras are not perspective ones.
     """
-    if bool((outputs.cameras.camera_type != CameraType.PERSPECTIVE.value).any()):
+    if not is_perspective(outputs.cameras):
         raise UserError(
             "mobiler2l needs perspective photos, this capture has other cameras: "
             "undistort them first (ns-process-data with --camera-type perspective or pinhole)"
