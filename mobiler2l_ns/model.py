@@ -28,7 +28,7 @@ from mobiler2l_ns.metrics import LazyLPIPS, image_metrics, psnr
 from mobiler2l_ns.phases import Phase
 from mobiler2l_ns.student.network import StudentConfig
 from mobiler2l_ns.student.student import Student
-from mobiler2l_ns.teacher import render_teacher
+from mobiler2l_ns.teacher import render_like_photo, render_teacher
 
 Outputs = dict[str, Tensor]
 Shown = Literal["phase", "student", "teacher", "split", "error"]
@@ -56,7 +56,8 @@ class MobileR2LModelConfig(StudentConfig, ModelConfig):
     """Depth of a ray's last point; None measures it on the teacher's pseudo views. If near or far is given, points lie
     between the two and never in the scene's sphere."""
     background_color: Literal["white", "black"] = "white"
-    """What photos with an alpha channel are laid over."""
+    """What photos with an alpha channel are laid over, by the teacher that is trained with the student too. A teacher
+    of another run that has learned one of its own brings that."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,15 @@ class MobileR2LModel(Model):
         rgb = (rgb[..., :3] + (1.0 - alpha) * self.background().to(rgb)).clamp(0.0, 1.0)
         return {"rgb": rgb, "accumulation": alpha, "depth": torch.full_like(alpha, NO_DEPTH)}
 
+    def render_teacher(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
+        """Picture of the teacher, over the background colour if it has learned none of its own; if it is cropped, over
+        what the viewer sets."""
+        teacher = self.find_teacher()
+        assert teacher is not None
+        if obb_box is not None:
+            return render_teacher(teacher, camera, obb_box=obb_box)
+        return render_like_photo(teacher, camera, self.background())
+
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
         """What ``show`` asks for: by default the model of the phase.
@@ -199,12 +209,12 @@ class MobileR2LModel(Model):
         if shown == "student":
             outputs = self._timed_student(camera)
             if self._comparing and teacher is not None:
-                outputs["teacher_rgb"] = render_teacher(teacher, camera)["rgb"].to(outputs["rgb"])
+                outputs["teacher_rgb"] = self.render_teacher(camera)["rgb"].to(outputs["rgb"])
             return outputs
         assert teacher is not None
-        theirs = render_teacher(teacher, camera, obb_box=None if self._comparing else obb_box)
         if self._comparing and self.phase is Phase.TEACHER:
-            return theirs
+            return render_teacher(teacher, camera)  # its own metrics want its own background
+        theirs = self.render_teacher(camera, obb_box)
         rgb = theirs["rgb"]
         ones = torch.ones_like(rgb[..., :1])
         outputs = {"rgb": rgb, "accumulation": theirs.get("accumulation", ones), "depth": theirs.get("depth", ones)}

@@ -62,7 +62,7 @@ def test_splats_are_laid_over_the_colour_that_is_asked_for():
     for colour in (torch.zeros(3), torch.ones(3)):
         rgb = render_teacher(Splats(), camera(), colour)["rgb"]
         torch.testing.assert_close(rgb, (torch.tensor([0.5, 0.0, 0.0]) + 0.5 * colour).expand(6, 8, 3))
-    premultiplied = render_pseudo_view(Splats(), camera(), alpha=True)["picture"]
+    premultiplied = render_pseudo_view(Splats(), camera(), background=None)["picture"]
     torch.testing.assert_close(premultiplied, torch.tensor([0.5, 0.0, 0.0, 0.5]).expand(6, 8, 4))
 
 

@@ -155,6 +155,18 @@ def over_background(image: Float[Tensor, "h w channels"], background: Float[Tens
     return image[..., :3] * alpha + background.to(image) * (1.0 - alpha)
 
 
+def is_cut_out(dataset: InputDataset) -> bool:
+    """Whether the dataset leaves it to others to lay its photos over a background: some of the first, middle and last
+    have transparent pixels."""
+    if dataset._dataparser_outputs.alpha_color is not None:
+        return False
+    for index in (0, len(dataset) // 2, len(dataset) - 1):
+        photo = dataset.get_numpy_image(index)
+        if photo.shape[-1] == 4 and photo[..., 3].min() < 255:
+            return True
+    return False
+
+
 def photo_with_alpha(dataset: InputDataset, index: int) -> Float[Tensor, "h w channels"]:
     """A photo as it is on disk, scaled to the dataset's size; ``get_data`` lays those with alpha over a colour."""
     return torch.from_numpy(dataset.get_numpy_image(index).astype("float32") / 255.0)
