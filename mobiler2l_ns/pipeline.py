@@ -147,6 +147,8 @@ class MobileR2LPipeline(VanillaPipeline):
         self.best_student: BestStudent | None = None
         self._announced: Phase | None = None
         trains = test_mode == "val"
+        if trains:
+            self.datamanager.check_background(self.model.background())
         if config.teacher_load_config is None:
             self._build_teacher(device, grad_scaler)
         else:

@@ -21,6 +21,7 @@ from PIL import Image
 from torch.nn import functional
 
 from mobiler2l_ns.data.photos import is_cut_out, over_background
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.teacher import LoadedTeacher, check_teacher, render_like_photo, render_pseudo_view
 
 WHITE, BLACK = torch.ones(3), torch.zeros(3)
@@ -100,6 +101,18 @@ def test_opaque_photos_leave_the_teachers_background_alone(make_config, cut_outs
     config.pipeline.datamanager = replace(config.pipeline.datamanager, dataparser=dataparser)
     pipeline = config.pipeline.setup(device="cpu", test_mode="val")
     assert pipeline.model.teacher.config.background_color == "last_sample"
+
+
+@pytest.mark.parametrize(("dataparsers", "students"), [("white", "black"), ("black", "white")])
+def test_two_backgrounds_are_one_clear_line(make_config, demo_scene, tmp_path, dataparsers, students):
+    config = make_config(tmp_path)
+    config.pipeline.model = replace(config.pipeline.model, background_color=students)
+    config.pipeline.datamanager.dataparser = BlenderDataParserConfig(data=demo_scene, alpha_color=dataparsers)
+    with pytest.raises(UserError, match=f"photos over {dataparsers}, the student another .* --alpha-color and to"):
+        config.pipeline.setup(device="cpu", test_mode="val")
+    config.pipeline.model.background_color = dataparsers
+    pipeline = config.pipeline.setup(device="cpu", test_mode="val")
+    assert pipeline.model.teacher.config.background_color == dataparsers
 
 
 # Teachers from elsewhere
