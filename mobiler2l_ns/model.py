@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +16,19 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import mse_loss
 
+from mobiler2l_ns.data.low_res_rays import is_perspective
 from mobiler2l_ns.data.photos import over_background
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.metrics import LazyLPIPS, image_metrics, psnr
 from mobiler2l_ns.phases import Phase
 from mobiler2l_ns.student.network import StudentConfig
 from mobiler2l_ns.student.student import Student
-from mobiler2l_ns.teacher import render_teacher
+from mobiler2l_ns.teacher import render_like_photo, render_teacher
 
 Outputs = dict[str, Tensor]
 Shown = Literal["phase", "student", "teacher", "split", "error"]
@@ -46,11 +50,14 @@ class MobileR2LModelConfig(StudentConfig, ModelConfig):
     enable_collider: bool = False
     """Unused: the student samples between its own near and far."""
     near: float | None = None
-    """Depth of a ray's first point; None measures it on the teacher's pseudo views."""
+    """Depth of a ray's first point; None measures it on the teacher's pseudo views. If near or far is given, points
+    lie between the two and never in the scene's sphere."""
     far: float | None = None
-    """Depth of a ray's last point; None measures it on the teacher's pseudo views."""
+    """Depth of a ray's last point; None measures it on the teacher's pseudo views. If near or far is given, points lie
+    between the two and never in the scene's sphere."""
     background_color: Literal["white", "black"] = "white"
-    """What photos with an alpha channel are laid over."""
+    """What photos with an alpha channel are laid over, by the teacher that is trained with the student too. A teacher
+    of another run that has learned one of its own brings that."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class MobileR2LModel(Model):
         self.split = 0.5
         self.frame_time: FrameTime | None = None
         self._comparing = False
+        self._warned: set[str] = set()
         # A teacher of another run stays out of the module tree, and so out of checkpoints and optimizers.
         self._loaded_teacher: tuple[Model, ...] = ()
 
@@ -162,34 +170,51 @@ class MobileR2LModel(Model):
         rgb = (rgb[..., :3] + (1.0 - alpha) * self.background().to(rgb)).clamp(0.0, 1.0)
         return {"rgb": rgb, "accumulation": alpha, "depth": torch.full_like(alpha, NO_DEPTH)}
 
+    def render_teacher(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
+        """Picture of the teacher, over the background colour if it has learned none of its own; if it is cropped, over
+        what the viewer sets."""
+        teacher = self.find_teacher()
+        assert teacher is not None
+        if obb_box is not None:
+            return render_teacher(teacher, camera, obb_box=obb_box)
+        return render_like_photo(teacher, camera, self.background())
+
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
         """What ``show`` asks for: by default the model of the phase.
 
         Args:
-            camera: one camera of any size, focal length and principal point; it is not changed.
+            camera: one camera of any size, focal length and principal point; it is not changed. Of one that is not
+                perspective the teacher's picture is shown.
             obb_box: crops the teacher; a light field has no space to crop.
 
         Returns:
             ``rgb`` (H, W, 3), ``accumulation`` and ``depth`` (H, W, 1), exactly the camera's size.
+
+        Raises:
+            UserError: if the camera is not perspective and there is no teacher; the viewer, whose thread must live, is
+                shown a perspective camera's picture instead.
         """
         teacher = self.find_teacher()
         shown = "phase" if self._comparing else self.show  # what somebody looks at is not what is measured
         if shown == "phase" or (teacher is None and shown != "student"):
             begun = self.phase is not Phase.TEACHER and bool(self.student.capture.depth_known)
             shown = "student" if begun or teacher is None else "teacher"
+        if shown != "teacher" and not is_perspective(camera):
+            if teacher is None:
+                camera = self._perspective(camera)
+            else:
+                shown = "teacher"
+                self._warn_once("The student renders perspective cameras only: others show its teacher")
         if shown == "student":
             outputs = self._timed_student(camera)
             if self._comparing and teacher is not None:
-                outputs["teacher_rgb"] = render_teacher(teacher, camera)["rgb"].to(outputs["rgb"])
+                outputs["teacher_rgb"] = self.render_teacher(camera)["rgb"].to(outputs["rgb"])
             return outputs
         assert teacher is not None
-        if self._comparing or obb_box is None:
-            theirs = render_teacher(teacher, camera)
-        else:
-            theirs = teacher.get_outputs_for_camera(camera.to(teacher.device), obb_box=obb_box)
         if self._comparing and self.phase is Phase.TEACHER:
-            return theirs
+            return render_teacher(teacher, camera)  # its own metrics want its own background
+        theirs = self.render_teacher(camera, obb_box)
         rgb = theirs["rgb"]
         ones = torch.ones_like(rgb[..., :1])
         outputs = {"rgb": rgb, "accumulation": theirs.get("accumulation", ones), "depth": theirs.get("depth", ones)}
@@ -201,6 +226,22 @@ class MobileR2LModel(Model):
             return {**student, "rgb": colormaps.apply_float_colormap((error / ERROR_RANGE).clamp(0, 1), "turbo")}
         cut = round(rgb.shape[1] * self.split)
         return {name: torch.cat([outputs[name][:, :cut], student[name][:, cut:]], dim=1) for name in student}
+
+    def _perspective(self, camera: Cameras) -> Cameras:
+        """What the viewer is shown in place of a camera that is not perspective."""
+        # nerfstudio's commands render in the main thread, its viewer in threads of its own.
+        if threading.current_thread() is threading.main_thread():
+            raise UserError(
+                "The student renders perspective cameras only (no fisheye or 360° ones), and its teacher is not here: "
+                'give the camera path "camera_type": "perspective"'
+            )
+        self._warn_once("The student renders perspective cameras only: others are shown as one")
+        return self.student.perspective(camera)
+
+    def _warn_once(self, warning: str) -> None:
+        if warning not in self._warned:
+            self._warned.add(warning)
+            CONSOLE.print(f"[yellow]{warning}")
 
     def _timed_student(self, camera: Cameras) -> Outputs:
         begin = time.perf_counter()

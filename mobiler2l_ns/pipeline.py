@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from mobiler2l_ns import distributed
 from mobiler2l_ns.console import announce
 from mobiler2l_ns.data.datamanager import MobileR2LDataManager, MobileR2LDataManagerConfig
-from mobiler2l_ns.data.photos import over_background
+from mobiler2l_ns.data.photos import is_cut_out, over_background
 from mobiler2l_ns.data.poses import pose_range
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.finetuning import BestStudent, held_out_psnr
@@ -39,6 +39,7 @@ from mobiler2l_ns.teacher import (
     fingerprint,
     for_objects,
     lazy_lpips,
+    learned_background,
     load_teacher,
     render_pseudo_view,
 )
@@ -62,7 +63,7 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
     teacher: NerfactoModelConfig = field(default_factory=NerfactoModelConfig)
     """The teacher trained in this run."""
     teacher_preset: Literal["auto", "object", "scene"] = "auto"
-    """object: nerfstudio's nerfacto settings for synthetic objects (white background, near 2, far 6, no contraction,
+    """object: nerfstudio's nerfacto settings for synthetic objects (plain background, near 2, far 6, no contraction,
     cameras as given) replace those of --pipeline.teacher; scene: as given there; auto: object for Blender data."""
     teacher_load_config: Path | None = None
     """config.yml of an existing nerfstudio run of any method: it is the teacher, and the teacher phase is skipped."""
@@ -101,7 +102,8 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
         return PhasePlan(teacher=teacher, distil=self.distill_steps, finetune=self.finetune_steps)
 
     def adopt_teacher(self) -> None:
-        """Take the dataparser, and so the world frame, of a loaded teacher; remember where the teacher lives.
+        """Take the dataparser, and so the world frame, of a loaded teacher, and the colour it shows behind cut-out
+        photos; remember where the teacher lives.
 
         Raises:
             UserError: if there is no such run.
@@ -109,9 +111,12 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
         if self.teacher_load_config is None:
             return
         self.teacher_load_config = self.teacher_load_config.expanduser().resolve()
-        dataparser = adopted_dataparser(read_run_config(self.teacher_load_config), self.datamanager.data)
+        teacher = read_run_config(self.teacher_load_config)
+        dataparser = adopted_dataparser(teacher, self.datamanager.data)
         self.datamanager.dataparser = dataparser  # type: ignore[assignment]
         self.datamanager.data = dataparser.data  # type: ignore[attr-defined]
+        if getattr(dataparser, "alpha_color", None) is None:
+            self.model.background_color = learned_background(teacher) or self.model.background_color
 
 
 class MobileR2LPipeline(VanillaPipeline):
@@ -142,6 +147,8 @@ class MobileR2LPipeline(VanillaPipeline):
         self.best_student: BestStudent | None = None
         self._announced: Phase | None = None
         trains = test_mode == "val"
+        if trains:
+            self.datamanager.check_background(self.model.background())
         if config.teacher_load_config is None:
             self._build_teacher(device, grad_scaler)
         else:
@@ -155,13 +162,22 @@ class MobileR2LPipeline(VanillaPipeline):
 
     # Setup
 
-    def _build_teacher(self, device: str, grad_scaler: Any) -> None:
-        dataset = self.datamanager.train_dataset
+    def _teacher_config(self) -> NerfactoModelConfig:
+        """Settings of the teacher that is trained in this run."""
+        config, background = self.config.teacher, self.config.model.background_color
         preset = self.config.teacher_preset
         if preset == "auto":
             blender = isinstance(self.datamanager.dataparser_config, BlenderDataParserConfig)
             preset = "object" if blender else "scene"
-        config = for_objects(self.config.teacher) if preset == "object" else self.config.teacher
+        if preset == "object":
+            config = for_objects(config, background)
+        if is_cut_out(self.datamanager.train_dataset):
+            # Over one colour, empty space may as well be painted in it; over random ones only alpha is right.
+            config = replace(config, background_color="random" if self.config.model.alpha else background)
+        return config
+
+    def _build_teacher(self, device: str, grad_scaler: Any) -> None:
+        dataset, config = self.datamanager.train_dataset, self._teacher_config()
         with lazy_lpips():
             teacher = config.setup(
                 scene_box=dataset.scene_box,
@@ -178,12 +194,14 @@ class MobileR2LPipeline(VanillaPipeline):
         try:
             loaded = load_teacher(config_path, self.datamanager.config.data, device)
             if required:
-                check_teacher(loaded, self.datamanager.train_dataset)
+                check_teacher(loaded, self.datamanager.train_dataset, self.model.background())
         except UserError as error:
             if required:
                 raise
             CONSOLE.print(f"[yellow]Only the student is shown. {error}")
             return
+        if required and is_cut_out(self.datamanager.train_dataset):
+            CONSOLE.print(f"Transparent photos are laid over {self.config.model.background_color}, as by the teacher")
         self.model.add_teacher(loaded.model, trained_here=False)
         bounded = getattr(loaded.model.config, "disable_scene_contraction", None)
         if bounded is None:
@@ -211,7 +229,8 @@ class MobileR2LPipeline(VanillaPipeline):
     def _render(self, camera: Cameras) -> dict[str, Tensor]:
         teacher = self.model.find_teacher()
         assert teacher is not None
-        picture = render_pseudo_view(teacher, camera, self.config.model.alpha)
+        over = None if self.config.model.alpha else self.model.background()
+        picture = render_pseudo_view(teacher, camera, over)
         if self.log.now.activity == "preparing":
             # A training step keeps the viewer waiting, and this one renders a whole pool.
             self.panel.give_way()
@@ -253,7 +272,7 @@ class MobileR2LPipeline(VanillaPipeline):
         teacher = self.model.find_teacher()
         assert teacher is not None
         cached = self.config.datamanager.cache_dir is not None
-        self.datamanager.fill_pool(fingerprint(teacher) if cached else "")
+        self.datamanager.fill_pool(f"{fingerprint(teacher)} {self.config.model.background_color}" if cached else "")
         self._measure_extent()
         if phase is Phase.FINETUNE:
             self.datamanager.load_photos(self.model.background())
@@ -311,7 +330,7 @@ class MobileR2LPipeline(VanillaPipeline):
         capture.record(depth_range=torch.tensor([near, far]), depth_known=torch.tensor(True))
         if self.config.model.initialisation == "identity":
             self.model.student.network.begin_with(colour)
-        if sphere is not None:
+        if sphere is not None and self.config.model.near is None and self.config.model.far is None:
             centre, radius = sphere
             nearest = (self.datamanager.train_poses[:, :, 3] - centre).norm(dim=-1).min()
             # From inside the sphere half of a ray's piece would lie behind the camera.

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.model_components import renderers
 from nerfstudio.models.base_model import Model
@@ -45,11 +47,14 @@ def lazy_lpips() -> Iterator[None]:
             setattr(module, real.__name__, real)
 
 
-def for_objects(config: NerfactoModelConfig) -> NerfactoModelConfig:
-    """nerfacto's settings for synthetic objects: those of nerfstudio's own Blender benchmark."""
+def for_objects(
+    config: NerfactoModelConfig, background_color: Literal["white", "black"] = "white"
+) -> NerfactoModelConfig:
+    """nerfacto's settings for synthetic objects: those of nerfstudio's own Blender benchmark, where the background is
+    white."""
     return replace(
         config,
-        background_color="white",
+        background_color=background_color,
         near_plane=2.0,
         far_plane=6.0,
         proposal_initial_sampler="uniform",
@@ -60,17 +65,32 @@ def for_objects(config: NerfactoModelConfig) -> NerfactoModelConfig:
     )
 
 
-def render_teacher(teacher: Model, camera: Cameras) -> dict[str, Tensor]:
-    """Picture of a teacher in evaluation mode; the camera is moved to the teacher's device.
+def render_teacher(
+    teacher: Model, camera: Cameras, background: Float[Tensor, "3"] | None = None, obb_box: OrientedBox | None = None
+) -> dict[str, Tensor]:
+    """Picture of a teacher in evaluation mode.
+
+    Args:
+        teacher: a model of any method.
+        camera: one camera, shape (1,), on any device.
+        background: colour in 0..1 to lay the picture over; None: as the teacher does.
+        obb_box: what the picture is cropped to.
 
     Returns:
-        The teacher's outputs, with ``rgb`` (H, W, 3) in 0..1 and, if it has them, ``depth`` and ``accumulation``.
+        The teacher's outputs, with ``rgb`` (H, W, 3) in 0..1 and, if it has them, ``accumulation`` and ``depth``
+        (H, W, 1), the distance along each pixel's ray in scene units.
     """
+    camera = camera.to(teacher.device)
+    if background is None:
+        override = nullcontext()
+    else:
+        background = background.to(teacher.device)
+        override = renderers.background_color_override_context(background)
     training = teacher.training
     teacher.eval()
     try:
-        with torch.no_grad():
-            outputs = teacher.get_outputs_for_camera(camera.to(teacher.device))
+        with torch.no_grad(), override:
+            outputs = teacher.get_outputs_for_camera(camera, obb_box=obb_box)
     finally:
         teacher.train(training)
     for name in ("rgb", "depth", "accumulation"):
@@ -78,24 +98,53 @@ def render_teacher(teacher: Model, camera: Cameras) -> dict[str, Tensor]:
         if name not in outputs and f"{name}_fine" in outputs:
             outputs[name] = outputs[f"{name}_fine"]
     outputs["rgb"] = outputs["rgb"][..., :3].clamp(0.0, 1.0)
-    return outputs
+    return _as_of_rays(outputs, camera, background) if "background" in outputs else outputs
 
 
-def render_pseudo_view(teacher: Model, camera: Cameras, alpha: bool) -> dict[str, Tensor]:
+def _as_of_rays(
+    outputs: dict[str, Tensor], camera: Cameras, background: Float[Tensor, "3"] | None
+) -> dict[str, Tensor]:
+    """Outputs of splatfacto and its kin, the methods that name their ``background``, as the others mean theirs.
+
+    They lay the picture over that colour whatever the renderers are told, and measure depth along the optical axis.
+    """
+    changed = dict(outputs)
+    if background is not None and "accumulation" in outputs:
+        difference = (1.0 - outputs["accumulation"]) * (background - outputs["background"])
+        changed["rgb"] = (outputs["rgb"] + difference).clamp(0.0, 1.0)
+    if "depth" in outputs:
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+        # A view of nothing may come from another device than the camera's.
+        changed["depth"] = outputs["depth"] * rays.metadata["directions_norm"].to(outputs["depth"])
+    return changed
+
+
+def render_like_photo(teacher: Model, camera: Cameras, background: Float[Tensor, "3"]) -> dict[str, Tensor]:
+    """Picture of a teacher to stand beside photos that are laid over ``background``, see ``render_teacher``.
+
+    A teacher that was trained over random colours is laid over the photos' one; any other shows the colour it learned.
+    """
+    anywhere = getattr(getattr(teacher, "config", None), "background_color", None) == "random"
+    return render_teacher(teacher, camera, background if anywhere else None)
+
+
+def render_pseudo_view(teacher: Model, camera: Cameras, background: Float[Tensor, "3"] | None) -> dict[str, Tensor]:
     """Picture of a teacher for the student to learn.
 
+    Args:
+        teacher, camera: as for ``render_teacher``.
+        background: what photos are laid over; None keeps RGBA.
+
     Returns:
-        The teacher's outputs and ``picture``: its RGB, or with ``alpha`` premultiplied RGBA, for which it is rendered
-        over black.
+        The teacher's outputs and ``picture``: RGB as ``render_like_photo`` gives it, or premultiplied RGBA.
 
     Raises:
-        UserError: if alpha is asked of a teacher that does not know its accumulation.
+        UserError: if RGBA is asked of a teacher that does not know its accumulation.
     """
-    if not alpha:
-        outputs = render_teacher(teacher, camera)
+    if background is not None:
+        outputs = render_like_photo(teacher, camera, background)
         return {**outputs, "picture": outputs["rgb"]}
-    with renderers.background_color_override_context(torch.zeros(3, device=teacher.device)):
-        outputs = render_teacher(teacher, camera)
+    outputs = render_teacher(teacher, camera, torch.zeros(3))
     if "accumulation" not in outputs:
         raise UserError("This teacher gives no accumulation: a student with alpha cannot be distilled from it")
     accumulation = outputs["accumulation"].clamp(0.0, 1.0)
@@ -128,6 +177,14 @@ def adopted_dataparser(teacher: TrainerConfig, data: Path | None) -> DataParserC
     recorded = teacher.pipeline.datamanager.data or getattr(dataparser, "data", None) or teacher.data
     dataparser.data = Path(data or recorded or ".").resolve()  # type: ignore[attr-defined]
     return dataparser
+
+
+def learned_background(teacher: TrainerConfig) -> Literal["white", "black"] | None:
+    """The colour that the model of a run has learned to show where its photos are transparent; None: whatever it is
+    laid over, or not known."""
+    colour = getattr(teacher.pipeline.model, "background_color", None)
+    # nerfstudio lays photos over black for a model whose background is the last sample of each ray.
+    return {"white": "white", "black": "black", "last_sample": "black"}.get(str(colour))  # type: ignore[return-value]
 
 
 @dataclass
@@ -177,11 +234,11 @@ def load_teacher(config_path: Path, data: Path | None, device: torch.device | st
     return LoadedTeacher(model, pipeline.datamanager.train_dataparser_outputs, recorded)
 
 
-def check_teacher(teacher: LoadedTeacher, dataset: InputDataset) -> None:
+def check_teacher(teacher: LoadedTeacher, dataset: InputDataset, background: Float[Tensor, "3"]) -> None:
     """Refuse a teacher that does not show this capture in this frame.
 
     Compared are the recorded frame, the cameras of photos of the same name, and three pictures: a teacher must be
-    nearer to the photos than their own mean colour is.
+    nearer to the photos, laid over ``background``, than their own mean colour is.
 
     Raises:
         UserError: with what does not match.
@@ -208,8 +265,8 @@ def check_teacher(teacher: LoadedTeacher, dataset: InputDataset) -> None:
     for index in torch.linspace(0, len(dataset) - 1, 3).long().tolist():
         camera = deepcopy(dataset.cameras[index : index + 1])
         camera.rescale_output_resolution(min(1.0, 64 / int(camera.width.max())))
-        rgb = render_teacher(teacher.model, camera)["rgb"].cpu()
-        photo = over_background(dataset.get_data(index)["image"], torch.ones(3))
+        rgb = render_like_photo(teacher.model, camera, background)["rgb"].cpu()
+        photo = over_background(dataset.get_data(index)["image"], background)
         chw = torch.nn.functional.interpolate(photo.permute(2, 0, 1)[None], rgb.shape[:2], mode="area")
         photo = chw[0].permute(1, 2, 0)
         to_photo.append(psnr(rgb, photo))

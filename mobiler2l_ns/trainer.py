@@ -50,6 +50,8 @@ class MobileR2LTrainerConfig(TrainerConfig):
 
     def print_to_terminal(self) -> None:
         """The plan of the run; its several hundred settings are in its config.yml."""
+        # The teacher may bring the capture, which names the folder of the run from here on.
+        self.pipeline.adopt_teacher()
         with torch.device("meta"):
             parameters = sum(value.numel() for value in StudentNetwork(self.pipeline.model).parameters())
         manager = self.pipeline.datamanager

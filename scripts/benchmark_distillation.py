@@ -202,7 +202,7 @@ class Race:
     def held_out(self, pipeline: Any) -> dict[str, list[tuple[Any, Tensor]]]:
         """Cameras and pictures to be judged on: fresh poses seen by the teacher, and the capture's test photos."""
         from mobiler2l_ns.data.photos import over_background
-        from mobiler2l_ns.teacher import fingerprint, render_teacher
+        from mobiler2l_ns.teacher import fingerprint
 
         teacher = pipeline.model.find_teacher()
         poses = pipeline.datamanager.sampler.sample(HELD_OUT_POSES, torch.Generator().manual_seed(12345))
@@ -221,7 +221,7 @@ class Race:
         file = self.cache / f"held_out_{name}_{HELD_OUT_POSES}.pt"
         if not file.exists():
             asked = [*cameras, *(camera for camera, _ in photos)]
-            torch.save([render_teacher(teacher, camera.to(self.device))["rgb"].cpu() for camera in asked], file)
+            torch.save([pipeline.model.render_teacher(camera)["rgb"].cpu() for camera in asked], file)
         pictures = torch.load(file)
         by_teacher = pictures[len(cameras) :]
         self.teacher_score = score([(a, b) for a, (_, b) in zip(by_teacher, photos, strict=True)])

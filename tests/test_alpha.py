@@ -42,19 +42,19 @@ def camera() -> Cameras:
 
 def test_the_teachers_picture_over_white_is_its_own():
     teacher = nerfacto()  # renders over white
-    rgba = render_pseudo_view(teacher, camera(), alpha=True)["picture"]
+    rgba = render_pseudo_view(teacher, camera(), background=None)["picture"]
     rgb = render_teacher(teacher, camera())["rgb"]
     assert rgba.shape == (10, 12, 4) and 0.0 < float(rgba[..., 3].mean()) < 0.99
     torch.testing.assert_close(rgba[..., :3] + 1.0 - rgba[..., 3:], rgb, atol=1e-5, rtol=0)
-    assert torch.equal(render_pseudo_view(teacher, camera(), alpha=False)["picture"], rgb)
+    assert torch.equal(render_pseudo_view(teacher, camera(), background=torch.ones(3))["picture"], rgb)
 
 
 def test_a_teacher_that_cannot_tell_is_refused():
     teacher = nerfacto()
     full = teacher.get_outputs_for_camera
-    teacher.get_outputs_for_camera = lambda c: {"rgb": full(c)["rgb"]}  # type: ignore[method-assign]
+    teacher.get_outputs_for_camera = lambda c, obb_box=None: {"rgb": full(c)["rgb"]}  # type: ignore[method-assign]
     with pytest.raises(UserError, match="gives no accumulation"):
-        render_pseudo_view(teacher, camera(), alpha=True)
+        render_pseudo_view(teacher, camera(), background=None)
 
 
 def test_its_colours_are_right_over_black_white_and_a_photo():

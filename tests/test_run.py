@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,28 @@ def test_depths_and_poses_come_from_the_capture(loaded):
     assert capture.size() == (52, 52)
     assert float(capture.get_buffer("look_at").norm()) < 0.2
     assert 3.0 < float(capture.get_buffer("distance")[0]) < float(capture.get_buffer("distance")[1]) < 5.0
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "sphere"), [(None, None, True), (2.0, None, False), (None, 7.0, False), (2.0, 7.0, False)]
+)
+def test_a_depth_range_that_is_given_is_used(make_config, tmp_path, near, far, sphere):
+    config = make_config(tmp_path, teacher_steps=0, distill_steps=2, finetune_steps=0)
+    config.pipeline.model = replace(config.pipeline.model, near=near, far=far)
+    pipeline = config.pipeline.setup(device="cpu", test_mode="val")
+
+    def a_disc(camera):
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+        depth = -(rays.origins * rays.directions).sum(-1, keepdim=True)
+        seen = (rays.origins + depth * rays.directions).norm(dim=-1, keepdim=True) < 1.0
+        return {"picture": torch.zeros_like(rays.directions), "depth": depth, "accumulation": seen.float()}
+
+    pipeline.datamanager._render = a_disc
+    pipeline.begin_step(0)
+    student = pipeline.model.student
+    assert student.in_sphere() == sphere
+    for given, used in zip((near, far), student.capture.depth_range.tolist(), strict=True):
+        assert used == given if given is not None else 3.0 < used < 5.0  # the cameras are at a distance of 4
 
 
 # Looking
@@ -272,6 +296,18 @@ def test_an_existing_run_is_the_teacher_and_brings_its_frame(make_config, nerfac
     assert pipeline.datamanager.dataparser.scale_factor == 0.5  # type: ignore[attr-defined]
     assert float(pipeline.model.student.capture.depth_range[1]) < 3.5
     assert pipeline.config.teacher_load_config == nerfacto_run.resolve()
+
+
+def test_a_run_is_named_after_the_capture_its_teacher_brings(make_config, nerfacto_run, demo_scene, tmp_path, capsys):
+    config = make_config(tmp_path, teacher_load_config=nerfacto_run)
+    config.data = config.experiment_name = config.pipeline.datamanager.dataparser.data = None
+    config.print_to_terminal()
+    assert f"capture {demo_scene}" in " ".join(capsys.readouterr().out.split())
+    assert config.get_base_dir() == tmp_path / demo_scene.name / "mobiler2l-tiny" / "run"
+    adopted = deepcopy(config.pipeline)
+    config.save_config()
+    assert config.pipeline == adopted
+    assert (tmp_path / demo_scene.name / "mobiler2l-tiny" / "run" / "config.yml").exists()
 
 
 def test_a_run_whose_teacher_is_gone_still_shows_its_student(make_config, nerfacto_run, tmp_path, capsys):

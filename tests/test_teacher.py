@@ -1,13 +1,16 @@
 """Any nerfstudio model can teach."""
 
+import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 
+from mobiler2l_ns.data.scene_extent import SceneExtent
+from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.metrics import LazyLPIPS
-from mobiler2l_ns.teacher import fingerprint, for_objects, lazy_lpips, render_teacher
+from mobiler2l_ns.teacher import fingerprint, for_objects, lazy_lpips, render_pseudo_view, render_teacher
 
 
 class CoarseToFine(Model):
@@ -33,6 +36,47 @@ def test_a_teacher_is_rendered_in_evaluation_mode_whatever_its_outputs_are_calle
     assert outputs["rgb"].shape == (6, 8, 3) and float(outputs["rgb"].max()) == 1.0
     assert outputs["depth"].shape == (6, 8, 1)
     assert teacher.training
+
+
+class Splats(Model):
+    """A wall of half opaque red at z = -3, rendered as splatfacto does: over a colour of its own, with z-depths."""
+
+    BACKGROUND = torch.tensor([0.1, 0.2, 0.4])
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.device_indicator_param = torch.nn.Parameter(torch.zeros(1))
+
+    def get_outputs_for_camera(self, camera, obb_box=None):
+        shape = (int(camera.height), int(camera.width))
+        over = torch.tensor([0.5, 0.0, 0.0]) + 0.5 * self.BACKGROUND
+        return {
+            "rgb": over.expand(*shape, 3),
+            "depth": torch.full((*shape, 1), 3.0),
+            "accumulation": torch.full((*shape, 1), 0.5),
+            "background": self.BACKGROUND.expand(*shape, 3),
+        }
+
+
+def test_splats_are_laid_over_the_colour_that_is_asked_for():
+    for colour in (torch.zeros(3), torch.ones(3)):
+        rgb = render_teacher(Splats(), camera(), colour)["rgb"]
+        torch.testing.assert_close(rgb, (torch.tensor([0.5, 0.0, 0.0]) + 0.5 * colour).expand(6, 8, 3))
+    premultiplied = render_pseudo_view(Splats(), camera(), background=None)["picture"]
+    torch.testing.assert_close(premultiplied, torch.tensor([0.5, 0.0, 0.0, 0.5]).expand(6, 8, 4))
+
+
+def test_depths_of_splats_are_distances_along_the_rays():
+    outputs = render_teacher(Splats(), camera())
+    rays = camera().generate_rays(camera_indices=0, keep_shape=True)
+    points = rays.origins + outputs["depth"] * rays.directions
+    torch.testing.assert_close(points[..., 2], torch.full((6, 8), -3.0))
+    view = StudentView(96, 128, 40.0, 40.0, 64.0, 48.0, 8)
+    solid = {**render_teacher(Splats(), view.cameras(torch.eye(4)[None, :3])), "accumulation": torch.ones(96, 128, 1)}
+    extent = SceneExtent()
+    extent.add(torch.eye(4)[:3], view, solid)
+    near, far = extent.planes() or (0.0, 0.0)
+    assert near == pytest.approx(3.0 * 0.95) and far == pytest.approx(3.0 * 1.05)
 
 
 def build(**settings):

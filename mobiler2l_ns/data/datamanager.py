@@ -117,6 +117,20 @@ class MobileR2LDataManager(VanillaDataManager):
                 "cut the object out, or set --pipeline.finetune-steps 0"
             )
 
+    def check_background(self, background: Float[Tensor, "3"]) -> None:
+        """See that photos and student are laid over the same colour.
+
+        Raises:
+            UserError: if the dataparser lays the photos over another one.
+        """
+        over = self.train_dataparser_outputs.alpha_color
+        if over is not None and not torch.allclose(over.cpu().float(), background):
+            colour = getattr(self.dataparser_config, "alpha_color", over)
+            raise UserError(
+                f"The dataparser lays transparent photos over {colour}, the student another colour: "
+                "give the same to the dataparser's --alpha-color and to --pipeline.model.background-color"
+            )
+
     def _photos_fit(self) -> bool:
         return not self.student.alpha or photo_with_alpha(self.train_dataset, 0).shape[-1] == 4
 

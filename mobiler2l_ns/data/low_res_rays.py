@@ -48,6 +48,11 @@ def pinhole_rays(
     return centre, x * right - y * up - back
 
 
+def is_perspective(cameras: Cameras) -> bool:
+    """Whether all cameras are perspective ones: not fisheye, equirectangular, orthographic or stereo."""
+    return bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all())
+
+
 def is_distorted(cameras: Cameras) -> bool:
     """Whether any camera has a lens distortion that is not zero."""
     return cameras.distortion_params is not None and bool((cameras.distortion_params != 0).any())
@@ -59,7 +64,7 @@ def low_res_cameras(cameras: Cameras, stride: int) -> Cameras:
     Raises:
         ValueError: for cameras that are not perspective: the student's blocks are cells of a plane.
     """
-    if bool((cameras.camera_type != CameraType.PERSPECTIVE.value).any()):
+    if not is_perspective(cameras):
         raise ValueError(
             "mobiler2l renders perspective cameras only (no fisheye, equirectangular or orthographic ones)"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, UInt8
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from mobiler2l_ns.data.low_res_rays import camera_rays
+from mobiler2l_ns.data.low_res_rays import camera_rays, is_perspective
 from mobiler2l_ns.data.pseudo_views import quantise
 from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.errors import UserError
@@ -32,7 +32,7 @@ def sized_dataset(
     Raises:
         UserError: if the cameras are not perspective ones.
     """
-    if bool((outputs.cameras.camera_type != CameraType.PERSPECTIVE.value).any()):
+    if not is_perspective(outputs.cameras):
         raise UserError(
             "mobiler2l needs perspective photos, this capture has other cameras: "
             "undistort them first (ns-process-data with --camera-type perspective or pinhole)"
@@ -153,6 +153,18 @@ def over_background(image: Float[Tensor, "h w channels"], background: Float[Tens
         return image
     alpha = image[..., 3:]
     return image[..., :3] * alpha + background.to(image) * (1.0 - alpha)
+
+
+def is_cut_out(dataset: InputDataset) -> bool:
+    """Whether the dataset leaves it to others to lay its photos over a background: some of the first, middle and last
+    have transparent pixels."""
+    if dataset._dataparser_outputs.alpha_color is not None:
+        return False
+    for index in (0, len(dataset) // 2, len(dataset) - 1):
+        photo = dataset.get_numpy_image(index)
+        if photo.shape[-1] == 4 and photo[..., 3].min() < 255:
+            return True
+    return False
 
 
 def photo_with_alpha(dataset: InputDataset, index: int) -> Float[Tensor, "h w channels"]:

@@ -21,7 +21,6 @@ from mobiler2l_ns.data.datamanager import MobileR2LDataManager
 from mobiler2l_ns.data.pseudo_views import quantise
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.pipeline import MobileR2LPipeline
-from mobiler2l_ns.teacher import render_teacher
 
 SHOWN_VIEWS = 4
 SHOWN_PIXELS = 480
@@ -125,7 +124,7 @@ def measure(pipeline: MobileR2LPipeline, most_views: int) -> Measured:
             outputs, ms = _timed(lambda: model.render_student(camera), pipeline.device)  # noqa: B023
             student_ms.append(ms)
             if teacher is not None:
-                theirs, ms = _timed(lambda: render_teacher(teacher, camera)["rgb"], pipeline.device)  # noqa: B023
+                theirs, ms = _timed(lambda: model.render_teacher(camera)["rgb"], pipeline.device)  # noqa: B023
                 teacher_ms.append(ms)
                 outputs["teacher_rgb"] = theirs.to(outputs["rgb"])
             metrics, images = model.get_image_metrics_and_images(outputs, batch)

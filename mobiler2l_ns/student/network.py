@@ -59,7 +59,8 @@ class StudentConfig:
     """Contract the sampled points like nerfstudio does for unbounded scenes; auto follows the teacher."""
     ray_bounds: Literal["auto", "planes"] = "auto"
     """Where the K points of a ray lie. planes: between near and far, the same for every ray; auto: on the chord through
-    the sphere that holds the scene, where the scene is bounded and the cameras stand outside of that sphere."""
+    the sphere that holds the scene, where the scene is bounded, the cameras stand outside of that sphere, and neither
+    near nor far is given."""
     precision: Literal["auto", "gpu", "float32"] = "auto"
     """What the network trains in. auto: bfloat16 where the device has instructions that multiply it, GPUs and newer
     CPUs; gpu: bfloat16 on such GPUs only; else float32. Weights, rays and encoding are float32 throughout."""

@@ -176,6 +176,15 @@ class Student(nn.Module):
             picture = functional.interpolate(picture, (height, width), mode="bilinear", antialias=True).clamp(0.0, 1.0)
         return picture[0].permute(1, 2, 0)
 
+    def perspective(self, camera: Cameras) -> Cameras:
+        """A perspective camera in the place of one camera of any kind: its pose and size, and from top to bottom the
+        field of view of the student's own pictures."""
+        height, width = int(camera.height.flatten()[0]), int(camera.width.flatten()[0])
+        own = self.view()
+        focal = own.fy * height / own.height
+        pose = camera.camera_to_worlds.reshape(1, 3, 4)
+        return Cameras(pose, focal, focal, width / 2, height / 2, width=width, height=height)
+
     def pitch_for(self, reduction: float) -> float:
         """The coarsest trained pitch for a camera whose focal length is the training one divided by ``reduction``."""
         fine_enough = [pitch for pitch in self.config.pitches if pitch <= reduction * (1.0 + FOCAL_TOLERANCE)]
