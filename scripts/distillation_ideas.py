@@ -164,6 +164,8 @@ def doubts(pipeline: Any) -> None:
     from rich.progress import track
 
     manager, pool = pipeline.datamanager, pipeline.datamanager.pool
+    if manager.config.shift_grid:
+        raise SystemExit("doubts are of whole pictures: give default+datamanager.shift_grid=False~doubts")
     teacher = pipeline.model.find_teacher()
     teacher = getattr(teacher, "teacher", teacher)  # of a run of this method, the nerfacto inside
     weights = []
