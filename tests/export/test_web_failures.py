@@ -1,0 +1,58 @@
+"""The page of a web package goes on without a connection or a GPU, and says what is wrong where it cannot."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from web_page import make_rgba_student, write_page
+
+from mobiler2l_ns.export import web_package
+from mobiler2l_ns.export.chromium import Chromium, find_chromium
+from mobiler2l_ns.export.serve import serve
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A page of an RGBA student, its folder and its address."""
+    student, folder = make_rgba_student(), tmp_path_factory.mktemp("web") / "page"
+    server = write_page(student, folder)
+    yield SimpleNamespace(student=student, folder=folder, address=server.address)
+    server.shutdown()
+
+
+def test_a_wrong_model_file_is_a_message(browser, served, tmp_path):
+    damages = {
+        "incomplete": lambda data: data[:-100],
+        "checksum": lambda data: data[:50] + bytes([data[50] ^ 1]) + data[51:],
+    }
+    for word, damage in damages.items():
+        folder = shutil.copytree(served.folder, tmp_path / word)
+        weights = folder / web_package.WEIGHTS
+        weights.write_bytes(damage(weights.read_bytes()))
+        server = serve(folder)
+        browser.open(server.address, 390, 844)
+        message = browser.wait_for("document.querySelector('#message.error')?.textContent")
+        assert "weights.bin" in message and word in message
+        assert browser.console == []
+        server.shutdown()
+
+
+def test_it_works_offline_once_loaded(browser, served):
+    server = serve(served.folder)
+    browser.open(server.address)
+    browser.evaluate("mobiler2l.ready.then(() => navigator.serviceWorker.ready).then(() => null)", 60)
+    server.shutdown()
+    server.server_close()
+    browser.open(server.address)
+    browser.evaluate("mobiler2l.ready.then(() => null)", 60)
+    assert "60 × 44" in browser.evaluate("document.getElementById('readout').textContent")
