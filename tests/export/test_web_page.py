@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from types import SimpleNamespace
@@ -59,6 +60,33 @@ def test_two_fingers_zoom(browser, served):
     far = browser.evaluate("mobiler2l.camera().distance")
     browser.touch([(150, 400), (250, 400)], [(130, 400), (270, 400)], [(100, 400), (300, 400)])
     assert browser.evaluate("mobiler2l.camera().distance") < far
+
+
+def orbit(browser, pose_range, points):
+    """The camera of a page with this range of poses, which starts four units away."""
+    start = [[1, 0, 0, 0], [0, 0, -1, -4], [0, 1, 0, 0]]
+    described = json.dumps({"start_pose": start, "pose_range": pose_range, "points": points})
+    return browser.evaluate(f"import('/camera.js').then(({{ OrbitCamera }}) => ({{...new OrbitCamera({described})}}))")
+
+
+def test_a_capture_from_one_distance_and_height_leaves_room_to_move(browser, served):
+    browser.open(served.address)
+    one = {
+        "look_at": [0, 0, 0],
+        "distance": [4, 4],
+        "elevation_degrees": [30, 30],
+        "azimuth_degrees": {"start": 0, "extent": 360},
+    }
+    planes, sphere = {"in": "planes"}, {"in": "sphere", "centre": [0.6, 0, 0.8], "radius": 2.0}
+    free = orbit(browser, one, planes)
+    assert (free["nearest"], free["farthest"]) == pytest.approx((4 / 1.4, 4 * 1.4))
+    assert np.degrees([free["lowest"], free["highest"]]) == pytest.approx((20, 40))
+    outside = orbit(browser, one, sphere)
+    assert 3.0 < outside["nearest"] < 3.5 and outside["farthest"] == free["farthest"]
+    inside = orbit(browser, one, {**sphere, "radius": 9.0})
+    assert inside["nearest"] == 4
+    wide = orbit(browser, {**one, "distance": [2, 4], "elevation_degrees": [0, 30]}, sphere)
+    assert (wide["nearest"], wide["farthest"], wide["lowest"]) == (2, 4, 0)
 
 
 def test_a_slow_device_draws_fewer_pixels_while_the_camera_moves(browser, served):
