@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from PIL import Image
 from web_page import READOUT, make_rgba_student, pixels, psnr, show, write_page
 
 from mobiler2l_ns.export.chromium import Chromium, find_chromium
+from mobiler2l_ns.export.serve import serve
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 
@@ -89,8 +91,14 @@ def test_a_capture_from_one_distance_and_height_leaves_room_to_move(browser, ser
     assert (wide["nearest"], wide["farthest"], wide["lowest"]) == (2, 4, 0)
 
 
-def test_a_slow_device_draws_fewer_pixels_while_the_camera_moves(browser, served):
-    browser.open(f"{served.address}?engine=wasm&budget=0", 390, 844, touch=True)
+def test_a_slow_device_draws_fewer_pixels_while_the_camera_moves(browser, served, tmp_path):
+    folder = shutil.copytree(served.folder, tmp_path / "page")
+    described = json.loads((folder / "manifest.json").read_text())
+    # Fewer still, but of another field of view.
+    described["views"].append({**described["views"][0], "function": "part", "height": 8, "rows": 1})
+    (folder / "manifest.json").write_text(json.dumps(described))
+    server = serve(folder)
+    browser.open(f"{server.address}?engine=wasm&budget=0", 390, 844, touch=True)
     browser.evaluate("mobiler2l.ready.then(() => null)")
     assert "60 × 44" in browser.evaluate(READOUT)
     for kind, x in (("touchStart", 200), ("touchMove", 230)):
@@ -99,6 +107,7 @@ def test_a_slow_device_draws_fewer_pixels_while_the_camera_moves(browser, served
     browser.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
     browser.wait_for(f"{READOUT}.includes('60 × 44')", 10)
     assert "WebAssembly" in browser.evaluate(READOUT) and " ms" in browser.evaluate(READOUT)
+    server.shutdown()
 
 
 def test_try_on_lays_the_object_over_the_camera(browser, served, tmp_path):

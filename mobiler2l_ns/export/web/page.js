@@ -52,11 +52,12 @@ async function fallBack() {
 
 const numbers = ({ fx, fy, cx, cy }) => [fx, fy, cx, cy];
 
-// The first size; while the camera moves, the largest of the same field of view that is likely within the budget.
+// The largest size; while the camera moves, the largest of the same field of view that is likely within the budget.
 function currentView() {
   const [full] = views;
   if (!moving) return full;
-  const same = views.filter(({ pitch, width }) => Math.abs(width * pitch - full.width * full.pitch) < pitch);
+  const shown = ({ pitch, width, height }) => [width * pitch, height * pitch];
+  const same = views.filter((view) => shown(view).every((size, axis) => Math.abs(size - shown(full)[axis]) < view.pitch));
   return same.find(({ width, height }) => width * height * msOfAPixel < budget) ?? same[same.length - 1];
 }
 
