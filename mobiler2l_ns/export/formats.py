@@ -44,7 +44,7 @@ class Format:
     thresholds: dict[str, float]
     """Precisions on offer, the default one first, and the least PSNR in dB to the student each must reach."""
     run_by: str
-    """What runs the proof."""
+    """What runs the proof; a runner of which only a part may run here says so in a ``run_by`` of its own."""
     output: str
     """What a client gets."""
     convert: Callable[[Mapping[str, Graph], Path, str, dict[str, str]], None]

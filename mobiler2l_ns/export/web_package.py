@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -186,7 +187,7 @@ class WebRunner:
     """A web package's own page in headless Chromium.
 
     Its WebAssembly engine, which computes in float32, draws the pictures. The first one of the package's first view is
-    drawn by WebGPU too, and both must agree.
+    drawn by WebGPU too, where the browser has it, and both must agree.
 
     Args:
         path: of the folder, with its manifest.
@@ -197,6 +198,7 @@ class WebRunner:
     """
 
     def __init__(self, path: Path, function: str) -> None:
+        self.run_by = "the page in Chromium: WebAssembly"
         self._browser = Chromium()
         self._server = serve(path)
         first = json.loads((path / manifest.NAME).read_text(encoding="utf8"))["views"][0]
@@ -230,6 +232,7 @@ class WebRunner:
 
     def _compare(self, inputs: Mapping[str, NDArray[Any]], picture: NDArray[np.float32]) -> None:
         if not self._browser.evaluate("mobiler2l.hasWebGPU()"):
+            CONSOLE.print("[yellow]The Chromium here has no WebGPU: the page's WebGPU engine is not proven")
             return
         self._open("webgpu")
         other = self._draw(inputs)
@@ -237,6 +240,7 @@ class WebRunner:
         squared = float(np.square(other.astype(np.float64) - picture).mean())
         if math.isnan(squared) or squared > 10 ** (-AGREEMENT / 10):
             raise UserError("The web page draws different pictures with WebGPU and with WebAssembly")
+        self.run_by += ", and WebGPU on the first picture"
 
 
 def _end(browser: Chromium, server: Any) -> None:

@@ -11,7 +11,7 @@ from small_student import VARIANTS, make_student
 from web_page import make_rgba_student, picture, pixels, psnr, show, write_page
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export import manifest, package, web_package
+from mobiler2l_ns.export import chromium, manifest, package, web_package
 from mobiler2l_ns.export.chromium import Chromium, find_chromium
 from mobiler2l_ns.export.formats import FORMATS
 from mobiler2l_ns.export.graph import PoseToImage
@@ -90,6 +90,15 @@ def test_nothing_points_outside_of_the_folder(served):
     listed = (served.folder / "sw.js").read_text()
     names = {path.name for path in served.folder.iterdir()} - {"index.html", "sw.js"}
     assert names == {name for name in names if f'"{name}"' in listed}
+
+
+def test_the_record_names_what_ran(monkeypatch, tmp_path, capsys, served):
+    assert served.file.run_by == FORMATS["web"].run_by
+    without = tuple(flag for flag in chromium.FLAGS if "webgpu" not in flag)
+    monkeypatch.setattr(chromium, "FLAGS", without)
+    (file,) = export_packages(make_student(num_blocks=1), [Request("web")], tmp_path)
+    assert file.run_by == "the page in Chromium: WebAssembly"
+    assert "no WebGPU" in capsys.readouterr().out
 
 
 def test_a_wrong_page_is_refused(monkeypatch, tmp_path):
