@@ -6,7 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from web_page import make_rgba_student, write_page
+from web_page import ERROR, make_rgba_student, write_page
 
 from mobiler2l_ns.export import web_package
 from mobiler2l_ns.export.chromium import Chromium, find_chromium
@@ -44,6 +44,20 @@ def test_a_wrong_model_file_is_a_message(browser, served, tmp_path):
         message = browser.wait_for("document.querySelector('#message.error')?.textContent")
         assert "weights.bin" in message and word in message
         assert browser.console == []
+        server.shutdown()
+
+
+def test_scripts_that_do_not_come_or_do_not_run_are_a_message(browser, served, tmp_path):
+    lacking = shutil.copytree(served.folder, tmp_path / "lacking")
+    (lacking / "camera.js").unlink()
+    strange = shutil.copytree(served.folder, tmp_path / "strange")
+    (strange / "page.js").write_text("let of the future;")
+    slow = shutil.copytree(served.folder, tmp_path / "slow")
+    (slow / "kernels-fma.wasm").unlink()
+    for folder, words in ((lacking, "could not be loaded"), (strange, "a newer browser"), (slow, "kernels-fma.wasm")):
+        server = serve(folder)
+        browser.open(f"{server.address}?engine=wasm")
+        assert words in browser.wait_for(ERROR)
         server.shutdown()
 
 

@@ -2,7 +2,7 @@
 
 export class ModelError extends Error {}
 
-async function get(name) {
+export async function get(name) {
   let response;
   try {
     response = await fetch(name);

@@ -1,6 +1,8 @@
 // The engine for browsers without WebGPU: WebAssembly SIMD in several workers, each with a copy of the weights, so that
 // any static server will do (shared memory would need its headers).
 
+import { get } from "./model.js";
+
 const STRIP_BYTES = 48e6; // of a worker's registers
 
 class Hand {
@@ -19,7 +21,7 @@ class Hand {
 
 export class WasmEngine {
   static async create(canvas, { manifest, network, weights }) {
-    const load = async (name) => new Uint8Array(await (await fetch(name)).arrayBuffer());
+    const load = async (name) => new Uint8Array(await (await get(name)).arrayBuffer());
     let code = await load("kernels-fma.wasm");
     if (!WebAssembly.validate(code)) code = await load("kernels.wasm");
     if (!WebAssembly.validate(code)) throw new Error("This browser has neither WebGPU nor WebAssembly SIMD: please update it.");

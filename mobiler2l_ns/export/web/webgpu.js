@@ -1,7 +1,7 @@
 // The WebGPU engine: rays, encoding and network in compute shaders, in half precision where the device has it and the
 // weights are in it.
 
-import { fromHalf } from "./model.js";
+import { fromHalf, get } from "./model.js";
 
 const ACTIVATIONS = { none: 0, relu: 1, gelu: 2, sigmoid: 3 };
 const MOST_GROUPS = 32768; // along one axis of a dispatch
@@ -31,7 +31,7 @@ export class WebGPUEngine {
     Object.assign(engine, { device, half, manifest, network, canvas, views: new Map() });
     engine.lost = device.lost;
     engine.name = half ? "WebGPU, half precision" : "WebGPU";
-    const source = await (await fetch("network.wgsl")).text();
+    const source = await (await get("network.wgsl")).text();
     const prefix = half ? "enable f16;\nalias h = f16;\n" : "alias h = f32;\n";
     device.pushErrorScope("validation");
     const shaders = new Map();
