@@ -6,7 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from web_page import ERROR, make_rgba_student, write_page
+from web_page import ERROR, make_rgba_student, show, write_page
 
 from mobiler2l_ns.export import web_package
 from mobiler2l_ns.export.chromium import Chromium, find_chromium
@@ -59,6 +59,30 @@ def test_scripts_that_do_not_come_or_do_not_run_are_a_message(browser, served, t
         browser.open(f"{server.address}?engine=wasm")
         assert words in browser.wait_for(ERROR)
         server.shutdown()
+
+
+BREAK_WORKERS = """{
+  const post = Worker.prototype.postMessage;
+  Worker.prototype.postMessage = function (question, transfer) {
+    const broken = window.broken && question.kind === 'strip';
+    post.call(this, broken ? { ...question, view: null } : question, transfer);
+  };
+}"""
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_message_until_one_can(browser, served):
+    browser.open(f"{served.address}?engine=wasm", before=f"{BREAK_WORKERS} window.broken = true;")
+    failed = browser.evaluate("mobiler2l.ready.then(() => '', (error) => error.message)")
+    assert "could not be drawn" in failed and browser.evaluate(ERROR) == failed
+
+    show(browser, served.address, before=BREAK_WORKERS)
+    assert browser.evaluate(ERROR) is None
+    browser.evaluate("(window.broken = true, null)")
+    browser.drag((600, 400), (640, 400))
+    assert "could not be drawn" in browser.wait_for(ERROR)
+    browser.evaluate("mobiler2l.idle().then(() => { window.broken = false; return null })")
+    browser.drag((600, 400), (640, 400))
+    browser.wait_for(f"!{ERROR}")
 
 
 def test_it_works_offline_once_loaded(browser, served):

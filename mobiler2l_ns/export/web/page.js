@@ -14,7 +14,7 @@ const asked = options.get("engine"); // wasm or webgpu
 const budget = Number(options.get("budget") ?? 33); // milliseconds of a frame while the camera moves
 const tryOn = new TryOn(element("camera"));
 
-let model, engine, orbit, views, moving = false, msOfAPixel = 0, wanted = false, drawing = null;
+let model, engine, orbit, views, moving = false, msOfAPixel = 0, wanted = false, drawing = null, failure = null;
 let firstFrame = 0, frameTime = 0; // milliseconds: until the first frame is there; of the last frame
 
 function say(text, isError = false) {
@@ -69,6 +69,22 @@ function fit() {
   tryOn.style(canvas);
 }
 
+function fail(error) {
+  failure = new Error(`The picture could not be drawn: ${error.message}`);
+  say(failure.message, true);
+}
+
+async function drawFrame() {
+  const view = currentView(), began = performance.now();
+  await engine.draw(view, orbit.pose(), numbers(view.intrinsics));
+  if (failure || !firstFrame) say("");
+  failure = null;
+  firstFrame ||= performance.now();
+  const ms = frameTime = performance.now() - began;
+  msOfAPixel = ms / view.width / view.height;
+  readout.textContent = `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms · ${view.width} × ${view.height}\n${engine.name}`;
+}
+
 // Draw soon; while a frame is being drawn, the newest camera waits for the next one.
 function draw() {
   wanted = true;
@@ -76,21 +92,19 @@ function draw() {
     while (wanted) {
       await new Promise(requestAnimationFrame);
       wanted = false;
-      const view = currentView(), began = performance.now();
       try {
-        await engine.draw(view, orbit.pose(), numbers(view.intrinsics));
+        await drawFrame();
       } catch (error) {
-        say(`The picture could not be drawn: ${error.message}`, true);
-        break;
+        fail(error);
       }
-      firstFrame ||= performance.now();
-      const ms = frameTime = performance.now() - began;
-      msOfAPixel = ms / view.width / view.height;
-      readout.textContent = `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms · ${view.width} × ${view.height}\n${engine.name}`;
     }
     drawing = null;
   })();
   return drawing;
+}
+
+async function idle() {
+  while (drawing) await drawing;
 }
 
 const perSide = (pixels) => pixels / Math.max(element("view").clientWidth, element("view").clientHeight);
@@ -156,7 +170,7 @@ async function toggleTryOn() {
 
 // What is on the stage, as a canvas.
 async function compose() {
-  while (drawing) await drawing;
+  await idle();
   const picture = await engine.snapshot();
   return tryOn.on ? tryOn.compose(picture, element("view"), stage) : picture;
 }
@@ -186,7 +200,7 @@ async function start() {
   await startEngine();
   fit();
   await draw();
-  say("");
+  if (failure) throw failure;
   element("ar").hidden = !network.alpha;
   document.querySelector("nav").hidden = false;
   const touch = matchMedia("(pointer: coarse)").matches;
@@ -202,7 +216,7 @@ async function start() {
 // A view's picture as 16-bit numbers (height, width, channels), in base64: what the export is proven with.
 async function picture(name, pose, intrinsics) {
   const view = views.find((candidate) => candidate.function === name);
-  while (drawing) await drawing;
+  await idle();
   const values = await engine.picture(view, pose, intrinsics);
   const rounded = Uint16Array.from(values, (value) => Math.round(65535 * value));
   const url = await new Promise((resolve) => {
@@ -227,6 +241,6 @@ window.mobiler2l = {
   firstFrame: () => firstFrame,
   frameTime: () => frameTime,
   camera: () => orbit,
-  idle: async () => { while (drawing) await drawing; },
+  idle,
   hasWebGPU: async () => Boolean(await navigator.gpu?.requestAdapter()),
 };
