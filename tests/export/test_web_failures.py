@@ -85,6 +85,23 @@ def test_a_picture_that_cannot_be_drawn_is_a_message_until_one_can(browser, serv
     browser.wait_for(f"!{ERROR}")
 
 
+def test_each_answer_of_a_worker_is_for_its_question(browser, served):
+    browser.open(f"{served.address}?engine=wasm")
+    lengths = browser.evaluate(
+        """(async () => {
+        const [{ WasmEngine }, { loadModel }] = await Promise.all([import('/wasm.js'), import('/model.js')]);
+        const model = await loadModel(() => {}), { views, start_pose: pose } = model.manifest;
+        const engine = await WasmEngine.create(document.createElement('canvas'), model);
+        const ask = (view) => engine.hands[0].ask(
+            { kind: 'strip', view, pose, intrinsics: [70, 72, 31, 20], first: 0, count: 2, floats: false });
+        const answers = [views[0], null, views[2]].map((view) => ask(view).then((answer) => answer.length, () => 0));
+        return Promise.all(answers);
+    })()""",
+        10,
+    )
+    assert lengths == [16 * 60 * 4, 0, 16 * 30 * 4]
+
+
 def test_it_works_offline_once_loaded(browser, served):
     server = serve(served.folder)
     browser.open(server.address)

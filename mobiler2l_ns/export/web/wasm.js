@@ -5,16 +5,30 @@ import { get } from "./model.js";
 
 const STRIP_BYTES = 48e6; // of a worker's registers
 
+// A worker, and the questions that it has not answered yet.
 class Hand {
   constructor() {
+    this.asked = 0;
+    this.open = new Map();
     this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+    this.worker.onmessage = ({ data: { id, answer, error } }) => {
+      const { resolve, reject } = this.open.get(id);
+      this.open.delete(id);
+      if (error) reject(new Error(error));
+      else resolve(answer);
+    };
+    this.worker.onerror = (event) => {
+      this.broken = new Error(event.message || "worker.js could not be started.");
+      for (const { reject } of this.open.values()) reject(this.broken);
+    };
   }
 
-  ask(message, transfer = []) {
+  async ask(question, transfer = []) {
+    if (this.broken) throw this.broken;
     return new Promise((resolve, reject) => {
-      this.worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data.answer));
-      this.worker.onerror = (event) => reject(new Error(event.message || "a worker could not be started"));
-      this.worker.postMessage(message, transfer);
+      const id = this.asked++;
+      this.open.set(id, { resolve, reject });
+      this.worker.postMessage({ ...question, id }, transfer);
     });
   }
 }
@@ -40,6 +54,7 @@ export class WasmEngine {
     return engine;
   }
 
+  // The picture in strips from top to bottom.
   async strips(view, pose, intrinsics, floats) {
     const perRow = bytesOfARay(this.network) * view.columns;
     const most = Math.max(1, Math.floor(STRIP_BYTES / perRow));
@@ -47,14 +62,19 @@ export class WasmEngine {
     const count = Math.ceil(view.rows / (rounds * this.hands.length));
     const parts = [];
     let next = 0;
-    await Promise.all(this.hands.map(async (hand) => {
+    const work = async (hand) => {
       while (next < view.rows) {
         const first = next;
         next += count;
         const part = { view, pose, intrinsics, first, count: Math.min(count, view.rows - first), floats };
         parts.push([first, await hand.ask({ kind: "strip", ...part })]);
       }
-    }));
+    };
+    try {
+      await Promise.all(this.hands.map(work));
+    } finally {
+      next = view.rows; // what failed is not gone on with
+    }
     return parts.sort(([a], [b]) => a - b).map(([, pixels]) => pixels);
   }
 
