@@ -6,7 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from web_page import ERROR, make_rgba_student, show, write_page
+from web_page import ERROR, READOUT, make_rgba_student, pixels, psnr, show, write_page
 
 from mobiler2l_ns.export import web_package
 from mobiler2l_ns.export.chromium import Chromium, find_chromium
@@ -100,6 +100,63 @@ def test_each_answer_of_a_worker_is_for_its_question(browser, served):
         10,
     )
     assert lengths == [16 * 60 * 4, 0, 16 * 30 * 4]
+
+
+HARDWARE = "Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { get: () => false });"
+KEEP_DEVICES = """{
+  window.devices = [];
+  const request = GPUAdapter.prototype.requestDevice;
+  GPUAdapter.prototype.requestDevice = async function (wanted) {
+    devices.push(await request.call(this, wanted));
+    return devices[devices.length - 1];
+  };
+}"""
+REFUSE_REGISTERS = """{
+  const create = GPUDevice.prototype.createBuffer, { COPY_SRC, STORAGE, MAP_READ } = GPUBufferUsage;
+  GPUDevice.prototype.createBuffer = function (wanted) {
+    return create.call(this, wanted.usage & COPY_SRC ? { ...wanted, usage: STORAGE | MAP_READ } : wanted);
+  };
+}"""
+ENGINE = "mobiler2l.engine()"
+
+
+def test_a_gpu_that_cannot_hold_the_picture_is_left_for_webassembly(browser, served):
+    show(browser, served.address, "", before=HARDWARE + REFUSE_REGISTERS)
+    assert browser.evaluate(ENGINE).startswith("WebAssembly")
+    assert "not by WebGPU" in browser.evaluate("document.getElementById('readout').title")
+    browser.open(f"{served.address}?engine=webgpu", before=REFUSE_REGISTERS)
+    assert browser.evaluate("mobiler2l.ready.then(() => '', (error) => error.message)") != ""
+
+
+def test_a_shader_that_the_server_refuses_is_named(browser, served, tmp_path):
+    folder = shutil.copytree(served.folder, tmp_path / "page")
+    (folder / "network.wgsl").unlink()
+    server = serve(folder)
+    show(browser, server.address, "", before=HARDWARE)
+    assert browser.evaluate(ENGINE).startswith("WebAssembly")
+    assert "network.wgsl" in browser.evaluate("document.getElementById('readout').title")
+    server.shutdown()
+
+
+def test_a_lost_gpu_is_tried_once_more(browser, served):
+    hidden = "Object.defineProperty(document, 'hidden', { get: () => window.away, configurable: true });"
+    show(browser, served.address, "", before=HARDWARE + KEEP_DEVICES + hidden)
+    assert browser.evaluate(ENGINE) == "WebGPU"
+    before = pixels(browser, "mobiler2l.compose()")
+    browser.evaluate("(window.away = true, devices[0].destroy(), new Promise((done) => setTimeout(done, 300)))")
+    assert browser.evaluate("devices.length") == 1  # not while nobody looks
+    browser.evaluate("(window.away = false, document.dispatchEvent(new Event('visibilitychange')), null)")
+    browser.wait_for("devices.length === 2")
+    assert browser.evaluate(f"mobiler2l.idle().then(() => {ENGINE})") == "WebGPU"
+    assert psnr(pixels(browser, "mobiler2l.compose()"), before) > 80
+
+    # An error that nobody asked about is a loss too.
+    wrong = "{ size: 16, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.STORAGE }"
+    browser.evaluate(f"(devices[1].createBuffer({wrong}), devices[1].queue.submit([]), null)")
+    browser.wait_for(f"{ENGINE}.startsWith('WebAssembly')")
+    browser.evaluate("mobiler2l.idle()")
+    assert psnr(pixels(browser, "mobiler2l.compose()"), before) > 40
+    assert "WebAssembly" in browser.evaluate(READOUT) and browser.evaluate(ERROR) is None
 
 
 def test_it_works_offline_once_loaded(browser, served):

@@ -13,8 +13,10 @@ const options = new URLSearchParams(location.search);
 const asked = options.get("engine"); // wasm or webgpu
 const budget = Number(options.get("budget") ?? 33); // milliseconds of a frame while the camera moves
 const tryOn = new TryOn(element("camera"));
+const SOON = 30000; // milliseconds; a GPU that is lost again within them is left alone
 
-let model, engine, orbit, views, moving = false, msOfAPixel = 0, wanted = false, drawing = null, failure = null;
+let model, engine, orbit, views, moving = false, msOfAPixel = 0;
+let wanted = false, drawing = null, failure = null, recovering = null, lostAt = -Infinity;
 let firstFrame = 0, frameTime = 0; // milliseconds: until the first frame is there; of the last frame
 
 function say(text, isError = false) {
@@ -23,34 +25,52 @@ function say(text, isError = false) {
   message.classList.toggle("error", isError);
 }
 
-// A canvas keeps the kind of its first context: each engine gets one of its own.
-function freshCanvas() {
-  const canvas = element("view"), fresh = canvas.cloneNode();
-  canvas.replaceWith(fresh);
-  return fresh;
+const numbers = ({ fx, fy, cx, cy }) => [fx, fy, cx, cy];
+
+function explain(error) {
+  readout.title = `Time of the last frame; not by WebGPU: ${error.message}`;
 }
 
-async function startEngine() {
-  if (asked !== "wasm") {
+// Each engine gets a canvas of its own, which keeps the kind of its first context. The old one stays until it works.
+async function startEngine(withGPU = asked !== "wasm") {
+  const canvas = () => element("view").cloneNode();
+  let started;
+  if (withGPU) {
     try {
-      engine = await WebGPUEngine.create(freshCanvas(), model, asked === "webgpu");
-      views.forEach((view) => engine.prepare(view));
-      engine.lost.then(({ reason }) => reason !== "destroyed" && fallBack());
-      return;
+      const [view] = views, first = [view, orbit.pose(), numbers(view.intrinsics)];
+      started = await WebGPUEngine.create(canvas(), model, first, asked === "webgpu");
+      started.lost.then((error) => recover(started, error));
     } catch (error) {
       if (asked === "webgpu") throw error;
+      explain(error);
     }
   }
-  engine = await WasmEngine.create(freshCanvas(), model);
-}
-
-async function fallBack() {
-  engine = await WasmEngine.create(freshCanvas(), model);
+  started ??= await WasmEngine.create(canvas(), model);
+  engine = started;
+  element("view").replaceWith(engine.canvas);
   fit();
-  draw();
 }
 
-const numbers = ({ fx, fy, cx, cy }) => [fx, fy, cx, cy];
+// A GPU may be lost while the device sleeps: it is tried once more.
+function recover(lost, error) {
+  if (lost !== engine || recovering) return;
+  const again = performance.now() - lostAt < SOON;
+  lostAt = performance.now();
+  recovering = (async () => {
+    lost.destroy();
+    try {
+      while (document.hidden) await new Promise((done) => document.addEventListener("visibilitychange", done, { once: true }));
+      if (again && asked === "webgpu") throw error;
+      if (again) explain(error);
+      await startEngine(!again);
+    } catch (problem) {
+      engine = null;
+      fail(problem);
+    }
+    recovering = null;
+    draw();
+  })();
+}
 
 // The largest size; while the camera moves, the largest of the same field of view that is likely within the budget.
 function currentView() {
@@ -91,11 +111,15 @@ function draw() {
   drawing ??= (async () => {
     while (wanted) {
       await new Promise(requestAnimationFrame);
+      await recovering;
       wanted = false;
+      if (!engine) break;
+      const drawnBy = engine;
       try {
         await drawFrame();
       } catch (error) {
-        fail(error);
+        if (drawnBy.lost) recover(drawnBy, error);
+        if (!recovering) fail(error);
       }
     }
     drawing = null;
@@ -104,7 +128,7 @@ function draw() {
 }
 
 async function idle() {
-  while (drawing) await drawing;
+  while (drawing || recovering) await (drawing ?? recovering);
 }
 
 const perSide = (pixels) => pixels / Math.max(element("view").clientWidth, element("view").clientHeight);
@@ -198,8 +222,8 @@ async function start() {
   orbit = new OrbitCamera(manifest);
   say("Starting");
   await startEngine();
-  fit();
-  await draw();
+  draw();
+  await idle();
   if (failure) throw failure;
   element("ar").hidden = !network.alpha;
   document.querySelector("nav").hidden = false;
