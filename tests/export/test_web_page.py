@@ -110,6 +110,38 @@ def test_a_slow_device_draws_fewer_pixels_while_the_camera_moves(browser, served
     server.shutdown()
 
 
+COUNT_STRIPS = """{
+  Object.defineProperty(navigator, 'hardwareConcurrency', { get: () => 2 });
+  window.strips = [];
+  const post = Worker.prototype.postMessage;
+  Worker.prototype.postMessage = function (question, transfer) {
+    if (question.kind !== 'strip') return post.call(this, question, transfer);
+    strips.push(question.view.width);
+    setTimeout(() => post.call(this, question, transfer), 200);
+  };
+}"""
+
+
+def test_a_large_picture_is_given_up_once_the_camera_moves(browser, served, tmp_path):
+    folder = shutil.copytree(served.folder, tmp_path / "page")
+    engine = folder / "wasm.js"
+    engine.write_text(engine.read_text().replace("STRIP_BYTES = 48e6", "STRIP_BYTES = 1"))  # a row of rays each
+    server = serve(folder)
+    browser.open(f"{server.address}?engine=wasm&budget=0", 390, 844, touch=True, before=COUNT_STRIPS)
+    browser.evaluate("mobiler2l.ready.then(() => { strips = [] })")
+    browser.evaluate("document.getElementById('reset').click()")
+    browser.wait_for("strips.length > 0")
+    for kind, x in (("touchStart", 200), ("touchMove", 230)):
+        browser.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": 400}])
+    browser.wait_for("strips.includes(30)")
+    rows = served.student.view().grid[0]
+    assert browser.evaluate("strips.filter((width) => width === 60).length") < rows == 6
+    browser.wait_for(f"{READOUT}.includes('30 × 22')")
+    browser.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    browser.wait_for(f"{READOUT}.includes('60 × 44')")
+    server.shutdown()
+
+
 def test_try_on_lays_the_object_over_the_camera(browser, served, tmp_path):
     show(browser, served.address, width=1920, height=1080)  # a pixel for each of the camera's
     browser.click_on("#ar")

@@ -96,7 +96,9 @@ function fail(error) {
 
 async function drawFrame() {
   const view = currentView(), began = performance.now();
-  await engine.draw(view, orbit.pose(), numbers(view.intrinsics));
+  // A large picture is not worth waiting for once the camera moves.
+  const giveUp = () => wanted && currentView() !== view;
+  if (!await engine.draw(view, orbit.pose(), numbers(view.intrinsics), giveUp)) return;
   if (failure || !firstFrame) say("");
   failure = null;
   firstFrame ||= performance.now();

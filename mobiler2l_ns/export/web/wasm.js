@@ -54,16 +54,16 @@ export class WasmEngine {
     return engine;
   }
 
-  // The picture in strips from top to bottom.
-  async strips(view, pose, intrinsics, floats) {
+  // The picture in strips from top to bottom; null where it was given up on the way.
+  async strips(view, pose, intrinsics, floats, giveUp = () => false) {
     const perRow = bytesOfARay(this.network) * view.columns;
     const most = Math.max(1, Math.floor(STRIP_BYTES / perRow));
     const rounds = Math.ceil(view.rows / (most * this.hands.length));
     const count = Math.ceil(view.rows / (rounds * this.hands.length));
     const parts = [];
-    let next = 0;
+    let next = 0, givenUp = false;
     const work = async (hand) => {
-      while (next < view.rows) {
+      while (next < view.rows && !(givenUp ||= giveUp())) {
         const first = next;
         next += count;
         const part = { view, pose, intrinsics, first, count: Math.min(count, view.rows - first), floats };
@@ -75,11 +75,13 @@ export class WasmEngine {
     } finally {
       next = view.rows; // what failed is not gone on with
     }
-    return parts.sort(([a], [b]) => a - b).map(([, pixels]) => pixels);
+    return givenUp ? null : parts.sort(([a], [b]) => a - b).map(([, pixels]) => pixels);
   }
 
-  async draw(view, pose, intrinsics) {
-    const parts = await this.strips(view, pose, intrinsics, false);
+  // Whether the picture was drawn; giveUp() is asked on the way.
+  async draw(view, pose, intrinsics, giveUp) {
+    const parts = await this.strips(view, pose, intrinsics, false, giveUp);
+    if (!parts) return false;
     const { canvas } = this;
     if (canvas.width !== view.width || canvas.height !== view.height) {
       canvas.width = view.width;
@@ -91,6 +93,7 @@ export class WasmEngine {
       this.context.putImageData(image, 0, y);
       y += image.height;
     }
+    return true;
   }
 
   // The last picture as a canvas to draw with.
