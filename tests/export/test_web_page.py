@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from web_page import READOUT, make_rgba_student, pixels, psnr, show, write_page
+from web_page import ERROR, READOUT, make_rgba_student, pixels, psnr, show, write_page
 
 from mobiler2l_ns.export.chromium import Chromium, find_chromium
 from mobiler2l_ns.export.serve import serve
@@ -185,3 +185,35 @@ def test_try_on_lays_the_object_over_the_camera(browser, served, tmp_path):
 
     browser.click_on("#ar")
     assert browser.evaluate("mobiler2l.tryOn.on") is False and browser.console == []
+
+
+KEEP_STREAMS = """{
+  window.streams = [];
+  const ask = MediaDevices.prototype.getUserMedia;
+  MediaDevices.prototype.getUserMedia = async function (wanted) {
+    streams.push(await ask.call(this, wanted));
+    return streams[streams.length - 1];
+  };
+}"""
+
+
+def test_try_on_ends_with_its_camera(browser, served):
+    show(browser, served.address, width=390, height=844, before=KEEP_STREAMS)
+    browser.evaluate("(document.getElementById('ar').click(), document.getElementById('ar').click(), null)")
+    browser.wait_for("mobiler2l.tryOn.on && !document.getElementById('ar').disabled")
+    assert browser.evaluate("streams.length") == 1
+
+    # Back from the background, where browsers pause it.
+    browser.evaluate("(mobiler2l.tryOn.video.pause(), document.dispatchEvent(new Event('visibilitychange')), null)")
+    browser.wait_for("!mobiler2l.tryOn.video.paused")
+
+    browser.evaluate("(streams[0].getTracks()[0].dispatchEvent(new Event('ended')), null)")
+    assert browser.evaluate("mobiler2l.tryOn.on") is False
+    assert "camera has stopped" in browser.evaluate(ERROR)
+    assert browser.evaluate("document.getElementById('ar').textContent") == "AR"
+
+    browser.evaluate("(mobiler2l.tryOn.video.play = () => Promise.reject(new Error('not now')), null)")
+    browser.click_on("#ar")
+    browser.wait_for(f"{ERROR}?.includes('not now')")
+    assert browser.evaluate("streams.map(({ active }) => active)") == [False, False]
+    assert browser.evaluate("document.getElementById('ar').disabled") is False

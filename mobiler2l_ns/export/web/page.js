@@ -176,22 +176,42 @@ const handlers = {
   },
 };
 
-async function toggleTryOn() {
-  if (tryOn.on) {
-    tryOn.stop();
-  } else {
-    try {
-      await tryOn.start();
-      say("");
-    } catch (error) {
-      say(`No camera: ${error.message}`, true);
-      setTimeout(() => say(""), 5000);
-    }
-  }
-  element("ar").setAttribute("aria-pressed", String(tryOn.on));
-  element("ar").textContent = tryOn.on ? "Leave AR" : "AR";
+// For a while; then what else is wrong.
+function note(text) {
+  say(text, true);
+  setTimeout(() => say(failure?.message ?? "", Boolean(failure)), 5000);
+}
+
+function showTryOn() {
+  const button = element("ar");
+  button.setAttribute("aria-pressed", String(tryOn.on));
+  button.textContent = tryOn.on ? "Leave AR" : "AR";
   showHint(tryOn.on ? "Drag to place · pinch to scale · twist to turn" : "");
   fit();
+}
+
+function leaveTryOn(why = "") {
+  tryOn.stop();
+  showTryOn();
+  if (why) note(why);
+}
+
+async function toggleTryOn() {
+  if (tryOn.on) return leaveTryOn();
+  const button = element("ar");
+  button.disabled = true;
+  try {
+    await tryOn.start(() => leaveTryOn("The camera has stopped."));
+    showTryOn();
+  } catch (error) {
+    note(`No camera: ${error.message}`);
+  }
+  button.disabled = false;
+}
+
+function resumeTryOn() {
+  if (document.hidden || !tryOn.on) return;
+  tryOn.play().catch((error) => leaveTryOn(`The camera has stopped: ${error.message}`));
 }
 
 // What is on the stage, as a canvas.
@@ -236,6 +256,7 @@ async function start() {
   element("reset").addEventListener("click", () => { orbit.reset(); tryOn.home(); fit(); draw(); });
   element("ar").addEventListener("click", toggleTryOn);
   element("save").addEventListener("click", save);
+  document.addEventListener("visibilitychange", resumeTryOn);
   if ("serviceWorker" in navigator && !asked) await navigator.serviceWorker.register("sw.js").catch(() => {});
 }
 
