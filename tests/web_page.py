@@ -34,6 +34,7 @@ def write_page(student, folder, precision="fp16"):
     web_package.convert({"main": PoseToImage(student).eval()}, folder, precision, {})
     views = [manifest.describe_view(f"pitch_{p:g}", student.view(p), p) for p in student.config.pitches]
     manifest.write_inside(folder, student, views)
+    web_package.seal(folder)
     return serve(folder)
 
 

@@ -108,6 +108,7 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
     if job.form.stands_alone:
         sizes = [manifest.describe_view(name, view, pitch) for name, (view, pitch) in job.views.items()]
         manifest.write_inside(package, student, sizes)
+        job.form.finish(package)
     least = job.form.thresholds[job.precision]
     proofs, views, run_by = [], [], []
     for name, (view, pitch) in job.views.items():

@@ -7,6 +7,7 @@ WebAssembly engines, and the WebAssembly module. ``manifest.json`` comes from th
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import weakref
@@ -31,6 +32,7 @@ from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork, SuperRes
 
 NETWORK = "network.json"
 WEIGHTS = "weights.bin"
+SERVICE_WORKER = "sw.js"
 Precision = Literal["fp16", "fp32"]
 AGREEMENT = 40.0
 """Least PSNR in dB between the page's two engines."""
@@ -181,6 +183,16 @@ def convert(graphs: Mapping[str, Graph], path: Path, precision: Precision, metad
         (path / name).write_bytes(assemble(fused))
     for source in files("mobiler2l_ns.export").joinpath("web").iterdir():
         (path / source.name).write_bytes(source.read_bytes())
+
+
+def seal(folder: Path) -> None:
+    """Tell the service worker of a finished package its files: these and no others are kept for offline use."""
+    worker = folder / SERVICE_WORKER
+    code = worker.read_text(encoding="utf8")
+    files = sorted(path for path in folder.iterdir() if path != worker)
+    digests = json.dumps({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}, indent=2)
+    version = hashlib.sha256((digests + code).encode()).hexdigest()[:16]
+    worker.write_text(f'const VERSION = "{version}";\nconst FILES = {digests};\n\n{code}', encoding="utf8")
 
 
 class WebRunner:

@@ -88,7 +88,7 @@ def test_nothing_points_outside_of_the_folder(served):
     assert len(texts) > 8
     assert [path.name for path in texts if "://" in path.read_text()] == []
     listed = (served.folder / "sw.js").read_text()
-    names = {path.name for path in served.folder.iterdir()} - {"index.html", "sw.js"}
+    names = {path.name for path in served.folder.iterdir()} - {"sw.js"}
     assert names == {name for name in names if f'"{name}"' in listed}
 
 

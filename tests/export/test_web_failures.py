@@ -6,8 +6,10 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from small_student import make_student
 from web_page import ERROR, READOUT, make_rgba_student, pixels, psnr, show, write_page
 
+from mobiler2l_ns.export import serve as serving
 from mobiler2l_ns.export import web_package
 from mobiler2l_ns.export.chromium import Chromium, find_chromium
 from mobiler2l_ns.export.serve import serve
@@ -28,6 +30,11 @@ def served(tmp_path_factory):
     server = write_page(student, folder)
     yield SimpleNamespace(student=student, folder=folder, address=server.address)
     server.shutdown()
+
+
+def close(server):
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_wrong_model_file_is_a_message(browser, served, tmp_path):
@@ -159,12 +166,65 @@ def test_a_lost_gpu_is_tried_once_more(browser, served):
     assert "WebAssembly" in browser.evaluate(READOUT) and browser.evaluate(ERROR) is None
 
 
-def test_it_works_offline_once_loaded(browser, served):
-    server = serve(served.folder)
+def keep_offline(browser, address, before=()):
+    """Show a page and wait until all of it is kept; returns the names of the caches."""
+    show(browser, address, "")
+    browser.wait_for("navigator.serviceWorker.ready.then(() => true)", 20)
+    kept = f"caches.keys().then((names) => names.length === 1 && !{list(before)}.includes(names[0]) && names)"
+    return browser.wait_for(kept, 20)
+
+
+def test_offline_shows_one_whole_export(browser, tmp_path):
+    server = write_page(make_rgba_student(), tmp_path / "old")
+    old = keep_offline(browser, server.address)
+    close(server)
+    for name in ("", "index.html", "?engine=wasm"):
+        browser.open(server.address + name)
+        browser.evaluate("mobiler2l.ready.then(() => null)")
+        assert "60 × 44" in browser.evaluate(READOUT)
+        loaded = browser.evaluate("performance.getEntriesByType('resource').map(({ name }) => name)")
+        assert len(loaded) > 10 and all("/kept-" in name for name in loaded)
+
+    # Another export comes to the same address, at first in part.
+    close(write_page(make_student(height=32, width=40), tmp_path / "new"))
+    weights = tmp_path / "new" / web_package.WEIGHTS
+    weights.rename(tmp_path / "weights")
+    server = serve(tmp_path / "new", server.server_port)
     browser.open(server.address)
-    browser.evaluate("mobiler2l.ready.then(() => navigator.serviceWorker.ready).then(() => null)", 60)
+    assert "weights.bin" in browser.wait_for(ERROR)
+    close(server)
+    show(browser, server.address, "")
+    assert "60 × 44" in browser.evaluate(READOUT)
+
+    (tmp_path / "weights").rename(weights)
+    server = serve(tmp_path / "new", server.server_port)
+    assert keep_offline(browser, server.address, old) != old
+    assert "40 × 32" in browser.evaluate(READOUT)
+    close(server)
+    show(browser, server.address, "")
+    assert "40 × 32" in browser.evaluate(READOUT)
+
+
+def test_offline_works_where_folders_have_no_page(browser, tmp_path, monkeypatch):
+    answer = serving._Handler.do_GET
+
+    def without_index(self):
+        return self.send_error(404) if self.path == "/" else answer(self)
+
+    monkeypatch.setattr(serving._Handler, "do_GET", without_index)
+    server = write_page(make_rgba_student(), tmp_path / "page")
+    keep_offline(browser, f"{server.address}index.html")
+    close(server)
+    show(browser, f"{server.address}index.html", "")
+    assert "60 × 44" in browser.evaluate(READOUT)
+
+
+def test_a_folder_copied_in_part_is_not_kept(browser, served, tmp_path):
+    folder = shutil.copytree(served.folder, tmp_path / "page")
+    (folder / "page.css").write_text("body { color: red }")
+    server = serve(folder)
+    show(browser, server.address)
+    state = browser.evaluate("""navigator.serviceWorker.register('sw.js').then(({ installing }) =>
+        new Promise((resolve) => { installing.onstatechange = () => resolve(installing.state) }))""")
+    assert state == "redundant" and browser.evaluate("caches.keys()") == []
     server.shutdown()
-    server.server_close()
-    browser.open(server.address)
-    browser.evaluate("mobiler2l.ready.then(() => null)", 60)
-    assert "60 × 44" in browser.evaluate("document.getElementById('readout').textContent")

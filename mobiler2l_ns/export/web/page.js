@@ -237,6 +237,11 @@ function showHint(text) {
   hint.classList.remove("gone");
 }
 
+// Beside the page, also while its files come from another folder, as they do offline.
+async function keepOffline() {
+  await navigator.serviceWorker?.register(new URL("sw.js", location.href));
+}
+
 async function start() {
   model = await loadModel((share) => say(`Loading ${Math.round(100 * share)} %`));
   const { manifest, network } = model;
@@ -257,7 +262,7 @@ async function start() {
   element("ar").addEventListener("click", toggleTryOn);
   element("save").addEventListener("click", save);
   document.addEventListener("visibilitychange", resumeTryOn);
-  if ("serviceWorker" in navigator && !asked) await navigator.serviceWorker.register("sw.js").catch(() => {});
+  if (!asked) keepOffline().catch(() => {});
 }
 
 // A view's picture as 16-bit numbers (height, width, channels), in base64: what the export is proven with.
