@@ -171,9 +171,12 @@ class Chromium:
             self.console.append(f"{entry['level']}: {entry['text']} {entry.get('url', '')}".strip())
         return message
 
-    def open(self, url: str, width: int = 1280, height: int = 800, scale: float = 1.0, touch: bool = False) -> None:
+    def open(
+        self, url: str, width: int = 1280, height: int = 800, scale: float = 1.0, touch: bool = False, before: str = ""
+    ) -> None:
         """Show an address in a fresh page of ``width`` x ``height`` CSS pixels, with ``scale`` device pixels each, and
-        wait until it is loaded. With ``touch`` it has a finger in place of a mouse."""
+        wait until it is loaded. With ``touch`` it has a finger in place of a mouse. ``before`` is a script that runs
+        before those of the page."""
         previous = self._target
         self._target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=self._target, flatten=True)["sessionId"]
@@ -186,6 +189,8 @@ class Chromium:
         self.send("Emulation.setDeviceMetricsOverride", **metrics)
         if touch:
             self.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=5)
+        if before:
+            self.send("Page.addScriptToEvaluateOnNewDocument", source=before)
         answer = self.send("Page.navigate", url=url)
         if "errorText" in answer:
             raise PageError(f"{url}: {answer['errorText']}")

@@ -44,7 +44,7 @@ class Format:
     thresholds: dict[str, float]
     """Precisions on offer, the default one first, and the least PSNR in dB to the student each must reach."""
     run_by: str
-    """What runs the proof."""
+    """What runs the proof; a runner of which only a part may run here says so in a ``run_by`` of its own."""
     output: str
     """What a client gets."""
     convert: Callable[[Mapping[str, Graph], Path, str, dict[str, str]], None]
@@ -67,6 +67,8 @@ class Format:
     stands_alone: bool = False
     """Whether it is a folder to be used by itself: it has a manifest inside and, unless sizes are asked for, all that
     the student has learned."""
+    finish: Callable[[Path], None] = lambda path: None
+    """The last step for such a folder, when all else is in it."""
     lacks: Callable[[], str | None] = lambda: None
     """What else is to be installed; None if nothing is missing."""
 
@@ -195,6 +197,12 @@ def _open_web(path: Path, function: str) -> Runner:
     return WebRunner(path, function)
 
 
+def _finish_web(path: Path) -> None:
+    from mobiler2l_ns.export import web_package
+
+    web_package.seal(path)
+
+
 def _web_lacks() -> str | None:
     from mobiler2l_ns.export import web_package
 
@@ -285,6 +293,7 @@ FORMATS = {
             contracts=("pose",),
             holds_functions=True,
             stands_alone=True,
+            finish=_finish_web,
             lacks=_web_lacks,
         ),
     )

@@ -108,12 +108,14 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
     if job.form.stands_alone:
         sizes = [manifest.describe_view(name, view, pitch) for name, (view, pitch) in job.views.items()]
         manifest.write_inside(package, student, sizes)
+        job.form.finish(package)
     least = job.form.thresholds[job.precision]
-    proofs, views = [], []
+    proofs, views, run_by = [], [], []
     for name, (view, pitch) in job.views.items():
         runner = job.form.open(package, name)
         proof = prove(reference, runner, job.contract, view, least, f"The {job.form.name} package", pitch)
         proofs.append(proof)
+        run_by.append(getattr(runner, "run_by", job.form.run_by))
         described = manifest.describe_view(name, view, pitch)
         views.append({**described, **manifest.describe_proof(proof, job.form.timed)})
     size, sha256 = manifest.digests(package)
@@ -129,7 +131,7 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         psnr_student=min(view["psnr_student"] for view in views),
         psnr_photos=views[0]["psnr_photos"],
         ms=views[0]["ms"],
-        run_by=job.form.run_by,
+        run_by=run_by[0],
         inputs={value.name: dtype for value in first.inputs},
         layout=job.form.layout,
         output=job.form.output,

@@ -7,6 +7,7 @@ WebAssembly engines, and the WebAssembly module. ``manifest.json`` comes from th
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import weakref
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -30,6 +32,7 @@ from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork, SuperRes
 
 NETWORK = "network.json"
 WEIGHTS = "weights.bin"
+SERVICE_WORKER = "sw.js"
 Precision = Literal["fp16", "fp32"]
 AGREEMENT = 40.0
 """Least PSNR in dB between the page's two engines."""
@@ -182,11 +185,21 @@ def convert(graphs: Mapping[str, Graph], path: Path, precision: Precision, metad
         (path / source.name).write_bytes(source.read_bytes())
 
 
+def seal(folder: Path) -> None:
+    """Tell the service worker of a finished package its files: these and no others are kept for offline use."""
+    worker = folder / SERVICE_WORKER
+    code = worker.read_text(encoding="utf8")
+    files = sorted(path for path in folder.iterdir() if path != worker)
+    digests = json.dumps({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}, indent=2)
+    version = hashlib.sha256((digests + code).encode()).hexdigest()[:16]
+    worker.write_text(f'const VERSION = "{version}";\nconst FILES = {digests};\n\n{code}', encoding="utf8")
+
+
 class WebRunner:
     """A web package's own page in headless Chromium.
 
     Its WebAssembly engine, which computes in float32, draws the pictures. The first one of the package's first view is
-    drawn by WebGPU too, and both must agree.
+    drawn by WebGPU too, where the browser has it, and both must agree.
 
     Args:
         path: of the folder, with its manifest.
@@ -197,6 +210,7 @@ class WebRunner:
     """
 
     def __init__(self, path: Path, function: str) -> None:
+        self.run_by = "the page in Chromium: WebAssembly"
         self._browser = Chromium()
         self._server = serve(path)
         first = json.loads((path / manifest.NAME).read_text(encoding="utf8"))["views"][0]
@@ -230,6 +244,7 @@ class WebRunner:
 
     def _compare(self, inputs: Mapping[str, NDArray[Any]], picture: NDArray[np.float32]) -> None:
         if not self._browser.evaluate("mobiler2l.hasWebGPU()"):
+            CONSOLE.print("[yellow]The Chromium here has no WebGPU: the page's WebGPU engine is not proven")
             return
         self._open("webgpu")
         other = self._draw(inputs)
@@ -237,6 +252,7 @@ class WebRunner:
         squared = float(np.square(other.astype(np.float64) - picture).mean())
         if math.isnan(squared) or squared > 10 ** (-AGREEMENT / 10):
             raise UserError("The web page draws different pictures with WebGPU and with WebAssembly")
+        self.run_by += ", and WebGPU on the first picture"
 
 
 def _end(browser: Chromium, server: Any) -> None:

@@ -14,7 +14,13 @@ export class OrbitCamera {
     const azimuth = Math.atan2(y, x);
     this.nearest = known ? range.distance[0] : distance / 2;
     this.farthest = known ? range.distance[1] : distance * 2;
-    const [low, high] = known ? range.elevation_degrees : [-85, 85];
+    let [low, high] = known ? range.elevation_degrees : [-85, 85];
+    // A capture from one distance, or of one height, leaves a little room around it.
+    if (this.farthest < 1.5 * this.nearest) {
+      this.nearest = Math.max(this.nearest / 1.4, Math.min(this.nearest, this.outside(points)));
+      this.farthest *= 1.4;
+    }
+    if (high - low < 1) [low, high] = [low - 10, high + 10];
     this.lowest = clamp(low, -88, 88) * RADIANS;
     this.highest = clamp(high, -88, 88) * RADIANS;
     const arc = known ? range.azimuth_degrees : { start: 0, extent: 360 };
@@ -23,6 +29,11 @@ export class OrbitCamera {
     this.arcMiddle = arc.start * RADIANS + this.halfArc;
     this.home = { azimuth, elevation: Math.asin(z / distance), distance, shift: [0, 0, 0] };
     this.reset();
+  }
+
+  // The distance from which a camera is outside of the sphere that holds the points, whichever way it looks from.
+  outside({ in: kind, centre, radius }) {
+    return kind === "sphere" ? 1.05 * (radius + Math.hypot(...this.middle.map((value, axis) => value - centre[axis]))) : 0;
   }
 
   reset() {

@@ -2,10 +2,11 @@
 
 export class ModelError extends Error {}
 
-async function get(name) {
+// A file of the folder as the server has it now, whatever the browser still holds of an older export.
+export async function get(name) {
   let response;
   try {
-    response = await fetch(name);
+    response = await fetch(name, { cache: "no-cache" });
   } catch {
     throw new ModelError(`${name} could not be loaded: the server does not answer.`);
   }

@@ -13,8 +13,10 @@ const options = new URLSearchParams(location.search);
 const asked = options.get("engine"); // wasm or webgpu
 const budget = Number(options.get("budget") ?? 33); // milliseconds of a frame while the camera moves
 const tryOn = new TryOn(element("camera"));
+const SOON = 30000; // milliseconds; a GPU that is lost again within them is left alone
 
-let model, engine, orbit, views, moving = false, msOfAPixel = 0, wanted = false, drawing = null;
+let model, engine, orbit, views, moving = false, msOfAPixel = 0;
+let wanted = false, drawing = null, failure = null, recovering = null, lostAt = -Infinity;
 let firstFrame = 0, frameTime = 0; // milliseconds: until the first frame is there; of the last frame
 
 function say(text, isError = false) {
@@ -23,40 +25,59 @@ function say(text, isError = false) {
   message.classList.toggle("error", isError);
 }
 
-// A canvas keeps the kind of its first context: each engine gets one of its own.
-function freshCanvas() {
-  const canvas = element("view"), fresh = canvas.cloneNode();
-  canvas.replaceWith(fresh);
-  return fresh;
-}
-
-async function startEngine() {
-  if (asked !== "wasm") {
-    try {
-      engine = await WebGPUEngine.create(freshCanvas(), model, asked === "webgpu");
-      views.forEach((view) => engine.prepare(view));
-      engine.lost.then(({ reason }) => reason !== "destroyed" && fallBack());
-      return;
-    } catch (error) {
-      if (asked === "webgpu") throw error;
-    }
-  }
-  engine = await WasmEngine.create(freshCanvas(), model);
-}
-
-async function fallBack() {
-  engine = await WasmEngine.create(freshCanvas(), model);
-  fit();
-  draw();
-}
-
 const numbers = ({ fx, fy, cx, cy }) => [fx, fy, cx, cy];
 
-// The first size; while the camera moves, the largest of the same field of view that is likely within the budget.
+function explain(error) {
+  readout.title = `Time of the last frame; not by WebGPU: ${error.message}`;
+}
+
+// Each engine gets a canvas of its own, which keeps the kind of its first context. The old one stays until it works.
+async function startEngine(withGPU = asked !== "wasm") {
+  const canvas = () => element("view").cloneNode();
+  let started;
+  if (withGPU) {
+    try {
+      const [view] = views, first = [view, orbit.pose(), numbers(view.intrinsics)];
+      started = await WebGPUEngine.create(canvas(), model, first, asked === "webgpu");
+      started.lost.then((error) => recover(started, error));
+    } catch (error) {
+      if (asked === "webgpu") throw error;
+      explain(error);
+    }
+  }
+  started ??= await WasmEngine.create(canvas(), model);
+  engine = started;
+  element("view").replaceWith(engine.canvas);
+  fit();
+}
+
+// A GPU may be lost while the device sleeps: it is tried once more.
+function recover(lost, error) {
+  if (lost !== engine || recovering) return;
+  const again = performance.now() - lostAt < SOON;
+  lostAt = performance.now();
+  recovering = (async () => {
+    lost.destroy();
+    try {
+      while (document.hidden) await new Promise((done) => document.addEventListener("visibilitychange", done, { once: true }));
+      if (again && asked === "webgpu") throw error;
+      if (again) explain(error);
+      await startEngine(!again);
+    } catch (problem) {
+      engine = null;
+      fail(problem);
+    }
+    recovering = null;
+    draw();
+  })();
+}
+
+// The largest size; while the camera moves, the largest of the same field of view that is likely within the budget.
 function currentView() {
   const [full] = views;
   if (!moving) return full;
-  const same = views.filter(({ pitch, width }) => Math.abs(width * pitch - full.width * full.pitch) < pitch);
+  const shown = ({ pitch, width, height }) => [width * pitch, height * pitch];
+  const same = views.filter((view) => shown(view).every((size, axis) => Math.abs(size - shown(full)[axis]) < view.pitch));
   return same.find(({ width, height }) => width * height * msOfAPixel < budget) ?? same[same.length - 1];
 }
 
@@ -68,28 +89,48 @@ function fit() {
   tryOn.style(canvas);
 }
 
+function fail(error) {
+  failure = new Error(`The picture could not be drawn: ${error.message}`);
+  say(failure.message, true);
+}
+
+async function drawFrame() {
+  const view = currentView(), began = performance.now();
+  // A large picture is not worth waiting for once the camera moves.
+  const giveUp = () => wanted && currentView() !== view;
+  if (!await engine.draw(view, orbit.pose(), numbers(view.intrinsics), giveUp)) return;
+  if (failure || !firstFrame) say("");
+  failure = null;
+  firstFrame ||= performance.now();
+  const ms = frameTime = performance.now() - began;
+  msOfAPixel = ms / view.width / view.height;
+  readout.textContent = `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms · ${view.width} × ${view.height}\n${engine.name}`;
+}
+
 // Draw soon; while a frame is being drawn, the newest camera waits for the next one.
 function draw() {
   wanted = true;
   drawing ??= (async () => {
     while (wanted) {
       await new Promise(requestAnimationFrame);
+      await recovering;
       wanted = false;
-      const view = currentView(), began = performance.now();
+      if (!engine) break;
+      const drawnBy = engine;
       try {
-        await engine.draw(view, orbit.pose(), numbers(view.intrinsics));
+        await drawFrame();
       } catch (error) {
-        say(`The picture could not be drawn: ${error.message}`, true);
-        break;
+        if (drawnBy.lost) recover(drawnBy, error);
+        if (!recovering) fail(error);
       }
-      firstFrame ||= performance.now();
-      const ms = frameTime = performance.now() - began;
-      msOfAPixel = ms / view.width / view.height;
-      readout.textContent = `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms · ${view.width} × ${view.height}\n${engine.name}`;
     }
     drawing = null;
   })();
   return drawing;
+}
+
+async function idle() {
+  while (drawing || recovering) await (drawing ?? recovering);
 }
 
 const perSide = (pixels) => pixels / Math.max(element("view").clientWidth, element("view").clientHeight);
@@ -135,27 +176,47 @@ const handlers = {
   },
 };
 
-async function toggleTryOn() {
-  if (tryOn.on) {
-    tryOn.stop();
-  } else {
-    try {
-      await tryOn.start();
-      say("");
-    } catch (error) {
-      say(`No camera: ${error.message}`, true);
-      setTimeout(() => say(""), 5000);
-    }
-  }
-  element("ar").setAttribute("aria-pressed", String(tryOn.on));
-  element("ar").textContent = tryOn.on ? "Leave AR" : "AR";
+// For a while; then what else is wrong.
+function note(text) {
+  say(text, true);
+  setTimeout(() => say(failure?.message ?? "", Boolean(failure)), 5000);
+}
+
+function showTryOn() {
+  const button = element("ar");
+  button.setAttribute("aria-pressed", String(tryOn.on));
+  button.textContent = tryOn.on ? "Leave AR" : "AR";
   showHint(tryOn.on ? "Drag to place · pinch to scale · twist to turn" : "");
   fit();
 }
 
+function leaveTryOn(why = "") {
+  tryOn.stop();
+  showTryOn();
+  if (why) note(why);
+}
+
+async function toggleTryOn() {
+  if (tryOn.on) return leaveTryOn();
+  const button = element("ar");
+  button.disabled = true;
+  try {
+    await tryOn.start(() => leaveTryOn("The camera has stopped."));
+    showTryOn();
+  } catch (error) {
+    note(`No camera: ${error.message}`);
+  }
+  button.disabled = false;
+}
+
+function resumeTryOn() {
+  if (document.hidden || !tryOn.on) return;
+  tryOn.play().catch((error) => leaveTryOn(`The camera has stopped: ${error.message}`));
+}
+
 // What is on the stage, as a canvas.
 async function compose() {
-  while (drawing) await drawing;
+  await idle();
   const picture = await engine.snapshot();
   return tryOn.on ? tryOn.compose(picture, element("view"), stage) : picture;
 }
@@ -176,6 +237,11 @@ function showHint(text) {
   hint.classList.remove("gone");
 }
 
+// Beside the page, also while its files come from another folder, as they do offline.
+async function keepOffline() {
+  await navigator.serviceWorker?.register(new URL("sw.js", location.href));
+}
+
 async function start() {
   model = await loadModel((share) => say(`Loading ${Math.round(100 * share)} %`));
   const { manifest, network } = model;
@@ -183,9 +249,9 @@ async function start() {
   orbit = new OrbitCamera(manifest);
   say("Starting");
   await startEngine();
-  fit();
-  await draw();
-  say("");
+  draw();
+  await idle();
+  if (failure) throw failure;
   element("ar").hidden = !network.alpha;
   document.querySelector("nav").hidden = false;
   const touch = matchMedia("(pointer: coarse)").matches;
@@ -195,13 +261,14 @@ async function start() {
   element("reset").addEventListener("click", () => { orbit.reset(); tryOn.home(); fit(); draw(); });
   element("ar").addEventListener("click", toggleTryOn);
   element("save").addEventListener("click", save);
-  if ("serviceWorker" in navigator && !asked) await navigator.serviceWorker.register("sw.js").catch(() => {});
+  document.addEventListener("visibilitychange", resumeTryOn);
+  if (!asked) keepOffline().catch(() => {});
 }
 
 // A view's picture as 16-bit numbers (height, width, channels), in base64: what the export is proven with.
 async function picture(name, pose, intrinsics) {
   const view = views.find((candidate) => candidate.function === name);
-  while (drawing) await drawing;
+  await idle();
   const values = await engine.picture(view, pose, intrinsics);
   const rounded = Uint16Array.from(values, (value) => Math.round(65535 * value));
   const url = await new Promise((resolve) => {
@@ -226,6 +293,6 @@ window.mobiler2l = {
   firstFrame: () => firstFrame,
   frameTime: () => frameTime,
   camera: () => orbit,
-  idle: async () => { while (drawing) await drawing; },
+  idle,
   hasWebGPU: async () => Boolean(await navigator.gpu?.requestAdapter()),
 };

@@ -11,14 +11,26 @@ export class TryOn {
     Object.assign(this, { x: 0, y: 0, scale: 0.7 });
   }
 
-  // Throws where there is no camera or it is not allowed.
-  async start() {
+  // Throws where there is no camera or it is not allowed. stopped: called when the camera stops by itself later on.
+  async start(stopped) {
     if (!navigator.mediaDevices) throw new Error("The camera needs a page that comes by https.");
     const wanted = { video: { facingMode: "environment", width: { ideal: 1920 }, height: { ideal: 1080 } }, audio: false };
     this.video.srcObject = await navigator.mediaDevices.getUserMedia(wanted);
-    await this.video.play();
+    for (const track of this.video.srcObject.getTracks()) track.addEventListener("ended", stopped);
+    await this.play();
     this.video.hidden = false;
     this.on = true;
+  }
+
+  // Also after the page was in the background, where browsers pause the picture or take the camera away.
+  async play() {
+    try {
+      await this.video.play();
+      if (!this.video.srcObject?.active) throw new Error("it was taken away");
+    } catch (error) {
+      this.stop();
+      throw error;
+    }
   }
 
   stop() {

@@ -1,25 +1,41 @@
 // The engine for browsers without WebGPU: WebAssembly SIMD in several workers, each with a copy of the weights, so that
 // any static server will do (shared memory would need its headers).
 
+import { get } from "./model.js";
+
 const STRIP_BYTES = 48e6; // of a worker's registers
 
+// A worker, and the questions that it has not answered yet.
 class Hand {
   constructor() {
+    this.asked = 0;
+    this.open = new Map();
     this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+    this.worker.onmessage = ({ data: { id, answer, error } }) => {
+      const { resolve, reject } = this.open.get(id);
+      this.open.delete(id);
+      if (error) reject(new Error(error));
+      else resolve(answer);
+    };
+    this.worker.onerror = (event) => {
+      this.broken = new Error(event.message || "worker.js could not be started.");
+      for (const { reject } of this.open.values()) reject(this.broken);
+    };
   }
 
-  ask(message, transfer = []) {
+  async ask(question, transfer = []) {
+    if (this.broken) throw this.broken;
     return new Promise((resolve, reject) => {
-      this.worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data.answer));
-      this.worker.onerror = (event) => reject(new Error(event.message || "a worker could not be started"));
-      this.worker.postMessage(message, transfer);
+      const id = this.asked++;
+      this.open.set(id, { resolve, reject });
+      this.worker.postMessage({ ...question, id }, transfer);
     });
   }
 }
 
 export class WasmEngine {
   static async create(canvas, { manifest, network, weights }) {
-    const load = async (name) => new Uint8Array(await (await fetch(name)).arrayBuffer());
+    const load = async (name) => new Uint8Array(await (await get(name)).arrayBuffer());
     let code = await load("kernels-fma.wasm");
     if (!WebAssembly.validate(code)) code = await load("kernels.wasm");
     if (!WebAssembly.validate(code)) throw new Error("This browser has neither WebGPU nor WebAssembly SIMD: please update it.");
@@ -38,26 +54,34 @@ export class WasmEngine {
     return engine;
   }
 
-  async strips(view, pose, intrinsics, floats) {
+  // The picture in strips from top to bottom; null where it was given up on the way.
+  async strips(view, pose, intrinsics, floats, giveUp = () => false) {
     const perRow = bytesOfARay(this.network) * view.columns;
     const most = Math.max(1, Math.floor(STRIP_BYTES / perRow));
     const rounds = Math.ceil(view.rows / (most * this.hands.length));
     const count = Math.ceil(view.rows / (rounds * this.hands.length));
     const parts = [];
-    let next = 0;
-    await Promise.all(this.hands.map(async (hand) => {
-      while (next < view.rows) {
+    let next = 0, givenUp = false;
+    const work = async (hand) => {
+      while (next < view.rows && !(givenUp ||= giveUp())) {
         const first = next;
         next += count;
         const part = { view, pose, intrinsics, first, count: Math.min(count, view.rows - first), floats };
         parts.push([first, await hand.ask({ kind: "strip", ...part })]);
       }
-    }));
-    return parts.sort(([a], [b]) => a - b).map(([, pixels]) => pixels);
+    };
+    try {
+      await Promise.all(this.hands.map(work));
+    } finally {
+      next = view.rows; // what failed is not gone on with
+    }
+    return givenUp ? null : parts.sort(([a], [b]) => a - b).map(([, pixels]) => pixels);
   }
 
-  async draw(view, pose, intrinsics) {
-    const parts = await this.strips(view, pose, intrinsics, false);
+  // Whether the picture was drawn; giveUp() is asked on the way.
+  async draw(view, pose, intrinsics, giveUp) {
+    const parts = await this.strips(view, pose, intrinsics, false, giveUp);
+    if (!parts) return false;
     const { canvas } = this;
     if (canvas.width !== view.width || canvas.height !== view.height) {
       canvas.width = view.width;
@@ -69,6 +93,7 @@ export class WasmEngine {
       this.context.putImageData(image, 0, y);
       y += image.height;
     }
+    return true;
   }
 
   // The last picture as a canvas to draw with.

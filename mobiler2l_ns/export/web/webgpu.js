@@ -1,7 +1,7 @@
 // The WebGPU engine: rays, encoding and network in compute shaders, in half precision where the device has it and the
 // weights are in it.
 
-import { fromHalf } from "./model.js";
+import { fromHalf, get } from "./model.js";
 
 const ACTIVATIONS = { none: 0, relu: 1, gelu: 2, sigmoid: 3 };
 const MOST_GROUPS = 32768; // along one axis of a dispatch
@@ -23,17 +23,60 @@ async function requestDevice(network, software) {
 const across = (outputs) => (outputs >= 32 ? 8 : outputs >= 16 ? 4 : 2);
 const down = (outputs) => 64 / across(outputs);
 
+const SCOPES = ["out-of-memory", "validation", "internal"];
+
+// The result of work. Devices throw nothing by themselves: what goes wrong with all that is asked of them before work
+// first waits is thrown here.
+async function checked(device, work) {
+  for (const kind of SCOPES) device.pushErrorScope(kind);
+  const [result, ...errors] = await Promise.all([work(), ...SCOPES.map(() => device.popErrorScope())]);
+  const error = errors.find(Boolean);
+  if (error) throw new Error(error.message || "the GPU is out of memory");
+  return result;
+}
+
 export class WebGPUEngine {
-  // software: take a device without a GPU behind it too.
-  static async create(canvas, { manifest, network, weights }, software = false) {
-    const { device, half } = await requestDevice(network, software);
-    const engine = new WebGPUEngine();
-    Object.assign(engine, { device, half, manifest, network, canvas, views: new Map() });
-    engine.lost = device.lost;
-    engine.name = half ? "WebGPU, half precision" : "WebGPU";
-    const source = await (await fetch("network.wgsl")).text();
+  // first: the picture to try it with, as for draw(); software: take a device without a GPU behind it too.
+  static async create(canvas, model, first, software = false) {
+    const { device, half } = await requestDevice(model.network, software);
+    const engine = new WebGPUEngine(canvas, device, half, model);
+    try {
+      const source = await (await get("network.wgsl")).text();
+      await checked(device, () => engine.load(source, model.weights));
+      await engine.draw(...first);
+    } catch (error) {
+      engine.destroy();
+      throw error;
+    }
+    return engine;
+  }
+
+  constructor(canvas, device, half, { manifest, network }) {
+    Object.assign(this, { canvas, device, half, manifest, network, views: new Map() });
+    this.name = half ? "WebGPU, half precision" : "WebGPU";
+    // The error after which nothing can be drawn any more; destroy() is one.
+    this.lost = new Promise((resolve) => {
+      const lose = (reason) => {
+        this.gone ??= new Error(reason || "the GPU was lost");
+        resolve(this.gone);
+      };
+      device.lost.then(({ message }) => lose(message));
+      device.addEventListener("uncapturederror", ({ error }) => lose(error.message));
+    });
+  }
+
+  destroy() {
+    this.device.destroy();
+  }
+
+  async load(source, weights) {
+    const { device, network, manifest, half } = this;
+    const { STORAGE, COPY_DST, UNIFORM } = GPUBufferUsage;
+    const values = network.precision === "fp32" || half ? weights : fromHalf(new Uint16Array(weights.buffer));
+    this.weights = this.filled(values, STORAGE);
+    this.places = this.filled(new Float32Array(manifest.points.places), STORAGE);
+    this.camera = device.createBuffer({ size: 36 * 4, usage: UNIFORM | COPY_DST });
     const prefix = half ? "enable f16;\nalias h = f16;\n" : "alias h = f32;\n";
-    device.pushErrorScope("validation");
     const shaders = new Map();
     for (const { outputs } of network.operations) {
       if (outputs && !shaders.has(across(outputs))) {
@@ -44,26 +87,20 @@ export class WebGPUEngine {
     const [any] = shaders.values();
     const pipeline = (module, entryPoint) =>
       device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint } });
-    engine.format = navigator.gpu.getPreferredCanvasFormat();
+    this.format = navigator.gpu.getPreferredCanvasFormat();
+    this.context = this.canvas.getContext("webgpu");
+    this.context.configure({ device, format: this.format, alphaMode: "premultiplied" });
     const show = device.createRenderPipelineAsync({
       layout: "auto",
       vertex: { module: any, entryPoint: "cover" },
-      fragment: { module: any, entryPoint: "show", targets: [{ format: engine.format }] },
+      fragment: { module: any, entryPoint: "show", targets: [{ format: this.format }] },
     });
-    const ready = await Promise.all([pipeline(any, "encode"), pipeline(any, "sum"), show]);
-    engine.pipelines = Object.fromEntries(["encode", "sum", "show"].map((name, i) => [name, ready[i]]));
-    const convolutions = [...shaders].map(async ([threads, module]) => [threads, await pipeline(module, "convolve")]);
-    engine.convolve = new Map(await Promise.all(convolutions));
-    const values = network.precision === "fp32" || half ? weights : fromHalf(new Uint16Array(weights.buffer));
-    const { STORAGE, COPY_DST, UNIFORM } = GPUBufferUsage;
-    engine.weights = engine.filled(values, STORAGE);
-    engine.places = engine.filled(new Float32Array(manifest.points.places), STORAGE);
-    engine.camera = device.createBuffer({ size: 36 * 4, usage: UNIFORM | COPY_DST });
-    const error = await device.popErrorScope();
-    if (error) throw new Error(error.message);
-    engine.context = canvas.getContext("webgpu");
-    engine.context.configure({ device, format: engine.format, alphaMode: "premultiplied" });
-    return engine;
+    const names = ["encode", "sum", "show"], threads = [...shaders.keys()];
+    const made = [pipeline(any, "encode"), pipeline(any, "sum"), show];
+    const convolve = [...shaders.values()].map((module) => pipeline(module, "convolve"));
+    const ready = await Promise.all([...made, ...convolve]);
+    this.pipelines = Object.fromEntries(names.map((name, i) => [name, ready[i]]));
+    this.convolve = new Map(threads.map((count, i) => [count, ready[names.length + i]]));
   }
 
   filled(data, usage) {
@@ -77,9 +114,13 @@ export class WebGPUEngine {
     return this.device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries });
   }
 
-  // Buffers and steps for pictures of a size, made once.
+  // Buffers and steps for pictures of a size, made when the first is drawn.
   prepare(view) {
-    if (this.views.has(view)) return this.views.get(view);
+    if (!this.views.has(view)) this.views.set(view, checked(this.device, async () => this.build(view)));
+    return this.views.get(view);
+  }
+
+  build(view) {
     const { device, network, pipelines } = this;
     const { STORAGE, UNIFORM, COPY_SRC } = GPUBufferUsage;
     const bytes = this.half ? 2 : 4, rays = view.rows * view.columns;
@@ -121,9 +162,7 @@ export class WebGPUEngine {
     const picture = registers[network.picture];
     const shape = this.filled(new Uint32Array([view.columns * scale, channels / 4, network.alpha ? 1 : 0, 0]), UNIFORM);
     const show = this.group(pipelines.show, { 8: picture, 9: shape });
-    const ready = { steps, show, picture, size: sizes[network.picture], channels, across: view.columns * scale };
-    this.views.set(view, ready);
-    return ready;
+    return { steps, show, picture, size: sizes[network.picture], channels, across: view.columns * scale };
   }
 
   pointCamera(view, pose, intrinsics) {
@@ -158,19 +197,24 @@ export class WebGPUEngine {
     pass.end();
   }
 
+  // Throws where nothing was drawn.
   async draw(view, pose, intrinsics) {
-    const { canvas, device } = this, ready = this.prepare(view);
-    if (canvas.width !== view.width || canvas.height !== view.height) {
-      canvas.width = view.width;
-      canvas.height = view.height;
-    }
-    this.pointCamera(view, pose, intrinsics);
-    const encoder = device.createCommandEncoder();
-    this.compute(encoder, ready);
-    this.show(encoder, ready, this.context.getCurrentTexture());
-    device.queue.submit([encoder.finish()]);
-    this.shown = [ready, canvas.width, canvas.height];
-    await device.queue.onSubmittedWorkDone();
+    const { canvas, device } = this, ready = await this.prepare(view);
+    await checked(device, async () => {
+      if (canvas.width !== view.width || canvas.height !== view.height) {
+        canvas.width = view.width;
+        canvas.height = view.height;
+      }
+      this.pointCamera(view, pose, intrinsics);
+      const encoder = device.createCommandEncoder();
+      this.compute(encoder, ready);
+      this.show(encoder, ready, this.context.getCurrentTexture());
+      device.queue.submit([encoder.finish()]);
+      this.shown = [ready, canvas.width, canvas.height];
+      await device.queue.onSubmittedWorkDone();
+    });
+    if (this.gone) throw this.gone;
+    return true;
   }
 
   // The last picture as a canvas to draw with. WebGPU's own can be copied from only in the task that drew it.
@@ -205,14 +249,17 @@ export class WebGPUEngine {
 
   // height x width x channels, 0..1
   async picture(view, pose, intrinsics) {
-    const { device } = this, ready = this.prepare(view);
-    this.pointCamera(view, pose, intrinsics);
-    const copy = device.createBuffer({ size: ready.size, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
-    const encoder = device.createCommandEncoder();
-    this.compute(encoder, ready);
-    encoder.copyBufferToBuffer(ready.picture, 0, copy, 0, ready.size);
-    device.queue.submit([encoder.finish()]);
-    await copy.mapAsync(GPUMapMode.READ);
+    const { device } = this, ready = await this.prepare(view);
+    const copy = await checked(device, async () => {
+      this.pointCamera(view, pose, intrinsics);
+      const buffer = device.createBuffer({ size: ready.size, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
+      const encoder = device.createCommandEncoder();
+      this.compute(encoder, ready);
+      encoder.copyBufferToBuffer(ready.picture, 0, buffer, 0, ready.size);
+      device.queue.submit([encoder.finish()]);
+      await buffer.mapAsync(GPUMapMode.READ);
+      return buffer;
+    });
     const mapped = copy.getMappedRange();
     const values = this.half ? fromHalf(new Uint16Array(mapped)) : new Float32Array(mapped.slice(0));
     copy.destroy();

@@ -121,8 +121,8 @@ function strip({ view, pose, intrinsics, first, count, floats }) {
 onmessage = async ({ data }) => {
   try {
     const answer = data.kind === "start" ? await start(data) : strip(data);
-    postMessage({ answer }, answer ? [answer.buffer] : []);
+    postMessage({ id: data.id, answer }, answer ? [answer.buffer] : []);
   } catch (error) {
-    postMessage({ error: error.message });
+    postMessage({ id: data.id, error: error.message });
   }
 };
