@@ -29,7 +29,7 @@ def make_rgba_student():
     return student
 
 
-def write_page(student, folder, precision="fp16"):
+def write_page(student, folder, precision: web_package.Precision = "fp16"):
     """A web package of all of a student's pitches, without its proof, and its server."""
     web_package.convert({"main": PoseToImage(student).eval()}, folder, precision, {})
     views = [manifest.describe_view(f"pitch_{p:g}", student.view(p), p) for p in student.config.pitches]
