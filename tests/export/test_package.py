@@ -348,11 +348,8 @@ entrypoint()
     assert 5.0 < entry["psnr_photos"] < 60.0
 
 
-def test_ns_export_lists_and_runs_ours(finished_run, tmp_path):
+def test_ns_export_runs_ours(finished_run, tmp_path):
     ns_export = str(Path(sys.executable).parent / "ns-export")
-    listed = subprocess.run([ns_export, "--help"], capture_output=True, text=True).stdout
-    for name in ("mobiler2l-coreml", "mobiler2l-onnx", "pointcloud", "gaussian-splat"):
-        assert name in listed
     arguments = ["mobiler2l-onnx", "--load-config", str(finished_run), "--output-dir", str(tmp_path / "out")]
     done = subprocess.run([ns_export, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
