@@ -42,6 +42,6 @@ for name, path in {
     "Core ML": run / "exports/mobiler2l.mlpackage", "ONNX": run / "exports/mobiler2l.onnx",
     "Manifest": run / "exports/manifest.json", "Client code": run / "exports/CLIENT.md",
 }.items():
-    print(f"{name + ':':<12}{path}")
+    print(f"{name + ':':<13}{path}")
 PY
 printf '\nLook at it:  %s --load-config %s\n' "$VENV/bin/ns-viewer" "$CONFIG"
