@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import pytest
 from small_student import make_student
@@ -11,25 +10,10 @@ from web_page import ERROR, READOUT, make_rgba_student, pixels, psnr, show, writ
 
 from mobiler2l_ns.export import serve as serving
 from mobiler2l_ns.export import web_package
-from mobiler2l_ns.export.chromium import Chromium, find_chromium
+from mobiler2l_ns.export.chromium import find_chromium
 from mobiler2l_ns.export.serve import serve
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A page of an RGBA student, its folder and its address."""
-    student, folder = make_rgba_student(), tmp_path_factory.mktemp("web") / "page"
-    server = write_page(student, folder)
-    yield SimpleNamespace(student=student, folder=folder, address=server.address)
-    server.shutdown()
 
 
 def close(server):

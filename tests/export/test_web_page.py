@@ -6,33 +6,17 @@ import json
 import math
 import shutil
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from web_page import ERROR, READOUT, make_rgba_student, pixels, psnr, show, write_page
+from web_page import ERROR, READOUT, pixels, psnr, show
 
-from mobiler2l_ns.export.chromium import Chromium, find_chromium
+from mobiler2l_ns.export.chromium import find_chromium
 from mobiler2l_ns.export.serve import serve
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A page of an RGBA student, its folder and its address."""
-    student, folder = make_rgba_student(), tmp_path_factory.mktemp("web") / "page"
-    server = write_page(student, folder)
-    yield SimpleNamespace(student=student, folder=folder, address=server.address)
-    server.shutdown()
 
 
 def test_hands_move_the_camera_within_the_trained_range(browser, served):

@@ -1,0 +1,28 @@
+"""What the tests of web pages share: a browser, and a page in it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from mobiler2l_ns.export.chromium import Chromium, find_chromium
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if find_chromium() is None:
+        pytest.skip("no Chromium is installed")
+    with Chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A page of an RGBA student, its folder and its address."""
+    from web_page import make_rgba_student, write_page
+
+    student, folder = make_rgba_student(), tmp_path_factory.mktemp("web") / "page"
+    server = write_page(student, folder)
+    yield SimpleNamespace(student=student, folder=folder, address=server.address)
+    server.shutdown()
