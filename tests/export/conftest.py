@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from web_page import make_rgba_student, write_page
 
 from mobiler2l_ns.export.chromium import Chromium, find_chromium
 
@@ -20,8 +21,6 @@ def browser():
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A page of an RGBA student, its folder and its address."""
-    from web_page import make_rgba_student, write_page
-
     student, folder = make_rgba_student(), tmp_path_factory.mktemp("web") / "page"
     server = write_page(student, folder)
     yield SimpleNamespace(student=student, folder=folder, address=server.address)
