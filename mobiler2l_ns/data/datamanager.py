@@ -219,6 +219,12 @@ class MobileR2LDataManager(VanillaDataManager):
                     self.render_view(pose)
             if cache is not None:
                 self.pool.save(cache)
+        if self.student.alpha and self.pool.is_opaque():
+            CONSOLE.print(
+                "[yellow]The teacher renders nothing transparent, and neither will the student. A teacher that was "
+                "trained over one colour has learned to paint it: let this method train one, or give its run "
+                "--pipeline.model.background-color random"
+            )
 
     def _cache_file(self, fingerprint: str) -> Path | None:
         if self.config.cache_dir is None:

@@ -78,6 +78,10 @@ class PseudoViewPool:
         """Mean of up to 64 views, 0..1."""
         return self.pictures[: min(self.filled, 64)].float().mean((0, 1, 2)) / 255.0
 
+    def is_opaque(self) -> bool:
+        """Whether no pixel of an RGBA pool lets more than half of what is behind it through."""
+        return not bool((self.pictures[: self.filled, ..., 3] < 128).any())
+
     def save(self, path: Path) -> None:
         """Write the filled part to a file, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,16 @@ def test_the_pool_is_filled_once_and_bounded(config):
     assert teacher.pictures == 5 == len(datamanager.pool)
 
 
+@pytest.mark.parametrize(("alpha", "warned"), [(1.0, True), (0.2, False)])
+def test_a_student_with_alpha_of_an_opaque_teacher_is_announced(config, capsys, alpha, warned):
+    def paint(camera):
+        shape = (int(camera.height), int(camera.width))
+        return {"picture": torch.full((*shape, 4), alpha), "depth": torch.full((*shape, 1), 4.0)}
+
+    set_up(config, paint, student=replace(PAPER, alpha=True)).fill_pool()
+    assert ("nothing transparent" in " ".join(capsys.readouterr().out.split())) is warned
+
+
 def test_a_batch_pairs_pictures_with_the_rays_of_their_poses(config):
     datamanager = set_up(replace(config, shift_grid=False), CountingTeacher())
     datamanager.phase = Phase.DISTIL
