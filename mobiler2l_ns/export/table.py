@@ -54,9 +54,9 @@ def print_table(folder: Path, files: Sequence[PackageFile], student_photos: floa
     for file in files:
         table.add_row(*cells(file))
     CONSOLE.print(table)
-    for file in files:
-        if file.warnings:
-            CONSOLE.print(
-                f"[yellow]{file.path}: {len(file.warnings)} kinds of operations may leave the processor they are meant "
-                f"for; mobiler2l-export lint --package {folder / file.path} lists them"
-            )
+    warned = [file for file in files if file.warnings]
+    if warned:
+        CONSOLE.print("[yellow]Some operations may leave the processor they are meant for. These commands list them:")
+    for file in warned:
+        command = f"mobiler2l-export lint --package {folder / file.path}  # kinds: {len(file.warnings)}"
+        CONSOLE.print(command, soft_wrap=True, highlight=False)
