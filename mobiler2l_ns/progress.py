@@ -24,6 +24,8 @@ from mobiler2l_ns.phases import Phase, PhasePlan
 FILE = "progress.jsonl"
 POINTS = 400
 """Most points of a phase's learning curve; each is a mean over the steps since the last."""
+FIRST_POINT = 5.0
+"""Seconds of training after which a phase's first point comes at the latest."""
 HELD_OUT = "held-out"
 CURVES = {
     Phase.TEACHER.value: "teacher to photos",
@@ -158,7 +160,9 @@ class RunLog:
         if psnr is not None:
             self._psnrs.append(psnr.detach())
         self.now = replace(self.now, step=done, seconds=self.seconds())
-        if done % max(1, self.now.steps // POINTS) == 0 or done >= self.now.steps:
+        # Whoever watches a slow device wants the first figures soon.
+        early = self.now.steps_per_second is None and self.now.seconds - self._point[1] >= FIRST_POINT
+        if early or done % max(1, self.now.steps // POINTS) == 0 or done >= self.now.steps:
             self._add_point(step, images)
 
     def _add_point(self, step: int, images: int | None) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mobiler2l_ns.phases import Phase, PhasePlan
-from mobiler2l_ns.progress import HELD_OUT, POINTS, RunLog, read_log
+from mobiler2l_ns.progress import FIRST_POINT, HELD_OUT, POINTS, RunLog, read_log
 
 PLAN = PhasePlan(teacher=4, distil=4, finetune=2)
 
@@ -43,6 +43,22 @@ def test_a_log_that_is_not_open_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     go_through(RunLog(PLAN), 0, 9)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_slow_device_gives_its_first_figures_soon(monkeypatch):
+    log = RunLog(PhasePlan(teacher=0, distil=10_000 * POINTS, finetune=0))
+    now = 0.0
+    monkeypatch.setattr(log, "seconds", lambda: now)
+    log.begin_phase(0)
+    log.ready(0)
+    speeds = []
+    for step in range(30):
+        now += 1.0
+        log.trained(step, torch.tensor(1.0), torch.tensor(20.0), 2)
+        speeds.append(log.now.images_per_second)
+    early = int(FIRST_POINT)
+    assert speeds[: early - 1] == [None] * (early - 1)
+    assert speeds[early - 1 :] == [pytest.approx(2.0)] * (31 - early)  # and then as often as for any
 
 
 def test_a_long_phase_is_thinned_to_means(tmp_path):
