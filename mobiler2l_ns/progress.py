@@ -24,8 +24,8 @@ from mobiler2l_ns.phases import Phase, PhasePlan
 FILE = "progress.jsonl"
 POINTS = 400
 """Most points of a phase's learning curve; each is a mean over the steps since the last."""
-FIRST_POINT = 5.0
-"""Seconds of training after which a phase's first point comes at the latest."""
+EARLY = 5.0
+"""Seconds between points on a slow device, until the first that is due by its step."""
 HELD_OUT = "held-out"
 CURVES = {
     Phase.TEACHER.value: "teacher to photos",
@@ -93,6 +93,7 @@ class RunLog:
         self._losses: list[Tensor] = []
         self._psnrs: list[Tensor] = []
         self._point = (0, 0.0)
+        self._first = 0
 
     def seconds(self) -> float:
         """Of training since the run began, over all its resumptions."""
@@ -143,6 +144,7 @@ class RunLog:
         """The preparations of a phase are over, its first step begins."""
         self._losses, self._psnrs = [], []
         self._point = (step, self.seconds())
+        self._first = step
         self.now = replace(self.now, activity="training", seconds=self.seconds())
         self.note("ready", step)
 
@@ -160,9 +162,10 @@ class RunLog:
         if psnr is not None:
             self._psnrs.append(psnr.detach())
         self.now = replace(self.now, step=done, seconds=self.seconds())
-        # Whoever watches a slow device wants the first figures soon.
-        early = self.now.steps_per_second is None and self.now.seconds - self._point[1] >= FIRST_POINT
-        if early or done % max(1, self.now.steps // POINTS) == 0 or done >= self.now.steps:
+        interval = max(1, self.now.steps // POINTS)
+        # Several, since the first step may have compiled for a minute.
+        early = step - self._first < interval and self.now.seconds - self._point[1] >= EARLY
+        if early or done % interval == 0 or done >= self.now.steps:
             self._add_point(step, images)
 
     def _add_point(self, step: int, images: int | None) -> None:

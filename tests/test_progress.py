@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mobiler2l_ns.phases import Phase, PhasePlan
-from mobiler2l_ns.progress import FIRST_POINT, HELD_OUT, POINTS, RunLog, read_log
+from mobiler2l_ns.progress import EARLY, HELD_OUT, POINTS, RunLog, read_log
 
 PLAN = PhasePlan(teacher=4, distil=4, finetune=2)
 
@@ -45,20 +45,21 @@ def test_a_log_that_is_not_open_writes_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_slow_device_gives_its_first_figures_soon(monkeypatch):
-    log = RunLog(PhasePlan(teacher=0, distil=10_000 * POINTS, finetune=0))
+@pytest.mark.parametrize("first", [0, 500])
+def test_a_slow_device_gives_figures_soon_and_its_first_step_does_not_spoil_them(monkeypatch, first):
+    log = RunLog(PhasePlan(teacher=0, distil=20 * POINTS, finetune=0))
     now = 0.0
     monkeypatch.setattr(log, "seconds", lambda: now)
-    log.begin_phase(0)
-    log.ready(0)
+    log.begin_phase(first)
+    log.ready(first)
     speeds = []
-    for step in range(30):
-        now += 1.0
+    for step in range(first, first + 19):
+        now += 60.0 if step == first else 1.0
         log.trained(step, torch.tensor(1.0), torch.tensor(20.0), 2)
         speeds.append(log.now.images_per_second)
-    early = int(FIRST_POINT)
-    assert speeds[: early - 1] == [None] * (early - 1)
-    assert speeds[early - 1 :] == [pytest.approx(2.0)] * (31 - early)  # and then as often as for any
+    early = int(EARLY)
+    assert speeds[:early] == [pytest.approx(2 / 60)] * early
+    assert speeds[early:] == [pytest.approx(2.0)] * (19 - early)
 
 
 def test_a_long_phase_is_thinned_to_means(tmp_path):
