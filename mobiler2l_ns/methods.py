@@ -21,7 +21,7 @@ from mobiler2l_ns import nerfstudio_hooks
 from mobiler2l_ns.console import PhaseWriterConfig
 from mobiler2l_ns.data.datamanager import MobileR2LDataManagerConfig
 from mobiler2l_ns.model import MobileR2LModelConfig
-from mobiler2l_ns.optimizer import AdamWOptimizerConfig
+from mobiler2l_ns.optimizer import AdamWOptimizerConfig, MuonOptimizerConfig
 from mobiler2l_ns.pipeline import MobileR2LPipelineConfig
 from mobiler2l_ns.schedule import StudentSchedulerConfig
 from mobiler2l_ns.trainer import MobileR2LTrainerConfig
@@ -66,7 +66,7 @@ _full = MobileR2LTrainerConfig(
     optimizers={
         **_teacher_optimizers(lr=1e-2, max_steps=200_000, camera_steps=5_000),
         "student": {
-            "optimizer": AdamWOptimizerConfig(lr=3e-3, block_lr=0.5, betas=(0.9, 0.99)),
+            "optimizer": MuonOptimizerConfig(lr=3e-3, block_lr=0.5, betas=(0.9, 0.99)),
             "scheduler": StudentSchedulerConfig(),
         },
     },
@@ -92,7 +92,7 @@ _tiny = replace(
             train_num_rays_per_batch=512,
             eval_num_rays_per_batch=512,
             pool_views=110,
-            refresh_rate=0.005,
+            refresh_rate=0.008,
         ),
         # What learned fastest on a CPU in a minute: a race of variants on the demo scene.
         model=replace(
@@ -127,13 +127,13 @@ _tiny = replace(
             use_appearance_embedding=False,
         ),
         teacher_steps=1600,
-        distill_steps=5000,
+        distill_steps=3000,
         finetune_steps=300,
     ),
     optimizers={
         **_teacher_optimizers(lr=2e-2, max_steps=2000, camera_steps=2000),
         "student": {
-            "optimizer": AdamWOptimizerConfig(lr=3e-3, block_lr=0.5, betas=(0.9, 0.99)),
+            "optimizer": MuonOptimizerConfig(lr=3e-3, block_lr=0.5, betas=(0.9, 0.99)),
             "scheduler": StudentSchedulerConfig(warmup_steps=50, block_warmup_steps=50),
         },
     },

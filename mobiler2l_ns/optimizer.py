@@ -1,12 +1,107 @@
-"""AdamW for the student, whose backbone learns at a rate of its own."""
+"""The student's optimizers: AdamW, and Muon for its matrices."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from nerfstudio.engine.optimizers import OptimizerConfig
+from torch import Tensor
+
+from mobiler2l_ns.student.student import multiplies_bfloat16
+
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Coefficients of x, x^3 and x^5 that bring singular values from 0..1 towards 1 fastest (Jordan et al. 2024)."""
+ROUNDS = 5
+COLOURS = 4
+"""Maps to no more channels than these are the picture's; no directions are to be made equal there."""
+
+
+def orthogonalised(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+    """Matrices with the same singular vectors and singular values of about one (0.7 to 1.2).
+
+    Newton-Schulz iterations of all matrices at once, in bfloat16 where the device multiplies it, else in float32.
+    (torch's own Muon, which newer versions have, takes them one by one.)
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    if multiplies_bfloat16(x.device.type):
+        x = x.bfloat16()
+    first, third, fifth = QUINTIC
+    for _ in range(ROUNDS):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=third, alpha=fifth), x, beta=first)
+    return (x.mT if tall else x).to(matrices)
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW whose matrices move by their orthogonalised momentum (Muon, Jordan et al. 2024).
+
+    What few rays ask of a layer is then learned as fast as what all of them do. Convolutions count as matrices, their
+    kernel among the columns; biases, norms and the map to colours keep AdamW's steps.
+
+    Args:
+        params: parameter groups; their learning rate is AdamW's. Matrices follow its changes: at the rate a group began
+            with they move at ``matrix_lr``.
+        matrix_lr: spectral norm of a step of a matrix that is not taller than wide.
+        momentum: decay of the running mean of a matrix's gradient, with Nesterov's look ahead.
+    """
+
+    def __init__(self, params: Any, matrix_lr: float, momentum: float, **settings: Any) -> None:
+        super().__init__(params, **settings)
+        # Gradient scalers hand their scale to fused kernels; here gradients must come unscaled.
+        self._step_supports_amp_scaling = False
+        self.momentum = momentum
+        self.units = [matrix_lr / group["lr"] for group in self.param_groups]
+        # By what they are when the run begins: pruning makes them smaller.
+        self.matrices = {
+            parameter
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.dim() > 1 and min(parameter.shape[:2]) > COLOURS
+        }
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        gradients = {p: p.grad for p in self.matrices if p.grad is not None}
+        self._move(gradients)
+        for parameter in gradients:
+            parameter.grad = None  # none of AdamW's business
+        super().step()
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        return loss
+
+    def _move(self, gradients: dict[Tensor, Tensor]) -> None:
+        alike: dict[tuple[int, ...], list[tuple[Tensor, float, float]]] = defaultdict(list)
+        for group, unit in zip(self.param_groups, self.units, strict=True):
+            for matrix in group["params"]:
+                if matrix in gradients and matrix.numel():
+                    rate, decay = group["lr"] * unit, group["lr"] * group["weight_decay"]
+                    alike[(len(matrix), matrix[0].numel())].append((matrix, rate, decay))
+        for (rows, columns), matrices in alike.items():
+            ahead = torch.stack([self._ahead(matrix, gradients[matrix]) for matrix, _, _ in matrices])
+            # A tall matrix's step is larger, so that outputs change at the same pace whatever the shape.
+            steps = orthogonalised(ahead) * max(1.0, rows / columns) ** 0.5
+            for (matrix, rate, decay), step in zip(matrices, steps, strict=True):
+                matrix.mul_(1.0 - decay).sub_(step.view(matrix.shape), alpha=rate)
+
+    def _ahead(self, matrix: Tensor, gradient: Tensor) -> Float[Tensor, "rows columns"]:
+        state = self.state[matrix]
+        if "momentum" not in state:
+            # AdamW looks for "step" in whatever state it loads.
+            state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(matrix)}
+        state["momentum"].lerp_(gradient, 1.0 - self.momentum)
+        return gradient.lerp(state["momentum"], self.momentum).flatten(1)
 
 
 @dataclass
@@ -39,4 +134,23 @@ class AdamWOptimizerConfig(OptimizerConfig):
             weight_decay=self.weight_decay,
             # One kernel for all parameters in place of one an operation; older versions of torch have it on GPUs only.
             fused=first.is_cuda or tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4),
+            **self._more(),
         )
+
+    def _more(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass
+class MuonOptimizerConfig(AdamWOptimizerConfig):
+    """Muon for the matrices; the fields of AdamW are for all other parameters."""
+
+    _target: type = Muon
+    """Target class to instantiate."""
+    matrix_lr: float = 0.01
+    """Spectral norm of a matrix's step at the full rate; it follows the schedule as the learning rate does."""
+    momentum: float = 0.95
+    """Decay of the running mean of a matrix's gradient."""
+
+    def _more(self) -> dict[str, Any]:
+        return {"matrix_lr": self.matrix_lr, "momentum": self.momentum}

@@ -69,7 +69,7 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
     """config.yml of an existing nerfstudio run of any method: it is the teacher, and the teacher phase is skipped."""
     teacher_steps: int = 20_000
     """Steps of the teacher phase."""
-    distill_steps: int = 100_000
+    distill_steps: int = 50_000
     """Steps of distillation on pseudo views."""
     finetune_steps: int = 5_000
     """Steps of fine-tuning on the photos, mixed with pseudo views; 0 leaves it out."""

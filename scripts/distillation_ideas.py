@@ -207,6 +207,24 @@ IDEAS: dict[str, Idea] = {
 }
 
 
+def adamw(config: Any) -> None:
+    """AdamW for the matrices too, two pictures a step."""
+    from dataclasses import fields
+
+    from mobiler2l_ns.optimizer import AdamWOptimizerConfig
+
+    muon = config.optimizers["student"]["optimizer"]
+    shared = {
+        field.name: getattr(muon, field.name) for field in fields(AdamWOptimizerConfig) if field.name != "_target"
+    }
+    config.optimizers["student"] = {**config.optimizers["student"], "optimizer": AdamWOptimizerConfig(**shared)}
+    config.pipeline.datamanager.views_per_batch = 2
+
+
+CONFIG_IDEAS: dict[str, Idea] = {"adamw": adamw}
+"""Ideas that change the recipe's config, and not the pipeline that is made from it."""
+
+
 class RaceOfIdeas(benchmark.Race):
     """The race, with an idea put into the pipeline before it trains."""
 
@@ -214,10 +232,13 @@ class RaceOfIdeas(benchmark.Race):
 
     def recipe(self, name: str) -> Any:
         name, _, idea = name.partition("~")
-        if idea and idea not in IDEAS:
-            raise SystemExit(f"There is no idea {idea}: give {', '.join(IDEAS)}")
+        if idea and idea not in IDEAS | CONFIG_IDEAS:
+            raise SystemExit(f"There is no idea {idea}: give {', '.join(IDEAS | CONFIG_IDEAS)}")
         self.idea = IDEAS.get(idea)
-        return super().recipe(name)
+        config = super().recipe(name)
+        if idea in CONFIG_IDEAS:
+            CONFIG_IDEAS[idea](config)
+        return config
 
     def pipeline(self, config: Any) -> Any:
         pipeline = super().pipeline(config)

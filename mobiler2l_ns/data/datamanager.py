@@ -46,7 +46,7 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     are."""
     pose_sampler: PoseSamplerName = "auto"
     """Where pseudo views are taken from: the cameras' shell, their box, between neighbours, or what fits them."""
-    views_per_batch: int = 2
+    views_per_batch: int = 4
     """Pictures in a training step of the student, on each device."""
     pool_views: int = 2000
     """Pseudo views kept in memory; several devices share them out among themselves."""
@@ -54,7 +54,7 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     """Most memory the pool may take in GiB, on all devices together; fewer views are kept if they would not fit."""
     pool_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the pool lives; auto takes the GPU when half of its free memory holds the pool."""
-    refresh_rate: float = 0.1
+    refresh_rate: float = 0.2
     """New pseudo views per training step and device, each replacing the oldest; 0 keeps the first ones."""
     shift_grid: bool = True
     """Lay each batch's grid of rays over the pseudo views at another place within a block: a view then teaches

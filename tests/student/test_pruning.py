@@ -13,6 +13,7 @@ from mobiler2l_ns.distributed import mean_of_ranks
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.finetuning import BestStudent
+from mobiler2l_ns.optimizer import MuonOptimizerConfig
 from mobiler2l_ns.student.network import ResidualBlock, StudentConfig, StudentNetwork, measure_cost
 from mobiler2l_ns.student.pruning import Pruning, channel_moments, choose, importance, prune, remove, smallest_macs
 from mobiler2l_ns.student.student import Student
@@ -122,10 +123,22 @@ def test_a_super_resolution_block_that_goes_leaves_its_mean_to_the_upsampling():
 # Training goes on
 
 
-@pytest.mark.parametrize("settings", [{}, {"foreach": True}, {"fused": True}], ids=["plain", "foreach", "fused"])
-def test_the_optimizer_goes_on_with_what_it_knows_of_the_channels_that_stay(settings):
+def _adamw(**settings):
+    return lambda network: torch.optim.AdamW(network.parameter_groups(), lr=1e-3, **settings)
+
+
+OPTIMIZERS = {
+    "plain": (_adamw(), "exp_avg"),
+    "foreach": (_adamw(foreach=True), "exp_avg"),
+    "fused": (_adamw(fused=True), "exp_avg"),
+    "muon": (lambda network: MuonOptimizerConfig(lr=1e-3).setup(network.parameter_groups()), "momentum"),
+}
+
+
+@pytest.mark.parametrize(("make", "mean"), OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_the_optimizer_goes_on_with_what_it_knows_of_the_channels_that_stay(make, mean):
     network = trained(SMALL).train()
-    optimizer = torch.optim.AdamW(network.parameter_groups(), lr=1e-3, **settings)
+    optimizer = make(network)
     inputs, target = encoded(SMALL), torch.rand(2, 3, 40, 32)
 
     def step():
@@ -138,12 +151,12 @@ def test_the_optimizer_goes_on_with_what_it_knows_of_the_channels_that_stay(sett
     before_the_round = step()  # its graph lives on, as in nerfstudio's training loop
     held = list(network.parameters())
     first = next(network.residual_blocks())[0].body[0].weight
-    momentum = optimizer.state[first]["exp_avg"].clone()  # type: ignore[index]
+    momentum = optimizer.state[first][mean].clone()  # type: ignore[index]
     keeps = every_other_channel(network)
     keeps[2], keeps[-1] = torch.arange(0), torch.arange(0)
     remove(network, keeps, zeros(network), optimizer)
     assert all(a is b for a, b in zip(held, network.parameters(), strict=True))
-    assert torch.equal(optimizer.state[first]["exp_avg"], momentum[::2])  # type: ignore[index]
+    assert torch.equal(optimizer.state[first][mean], momentum[::2])  # type: ignore[index]
     for parameter in network.parameters():
         for value in optimizer.state[parameter].values():
             assert value.shape in ((), parameter.shape)
@@ -154,12 +167,14 @@ def test_the_optimizer_goes_on_with_what_it_knows_of_the_channels_that_stay(sett
 
     # A new optimizer of a pruned network takes the state of a resumed run.
     other = StudentNetwork(SMALL)
-    resumed = torch.optim.AdamW(other.parameter_groups(), lr=1e-3, **settings)
+    resumed = make(other)
     other.load_state_dict(network.state_dict())
     resumed.load_state_dict(optimizer.state_dict())
     for ours, theirs in zip(network.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-        assert torch.equal(optimizer.state[ours]["exp_avg_sq"], resumed.state[theirs]["exp_avg_sq"])
+        known = optimizer.state[ours]
+        assert known.keys() == resumed.state[theirs].keys() and known
+        assert all(torch.equal(value, resumed.state[theirs][name]) for name, value in known.items())
 
 
 def test_a_state_of_a_pruned_network_opens_in_a_whole_one(config):
