@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,20 +65,24 @@ class Muon(torch.optim.AdamW):
             if parameter.dim() > 1 and min(parameter.shape[:2]) > COLOURS
         }
 
+        # Around AdamW's step, and not in a step of its own that calls it: hooks would be called by both.
+        self._held: dict[Tensor, Tensor] = {}
+        self.register_step_pre_hook(self._move_matrices)
+        self.register_step_post_hook(self._give_gradients_back)
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        gradients = {p: p.grad for p in self.matrices if p.grad is not None}
-        self._move(gradients)
-        for parameter in gradients:
-            parameter.grad = None  # none of AdamW's business
-        super().step()
-        for parameter, gradient in gradients.items():
-            parameter.grad = gradient
-        return loss
+    def _move_matrices(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if any(callable(each) for each in (*args[1:], *kwargs.values())):
+            raise NotImplementedError("Muon takes no closure: its gradients are there before the step")
+        self._held = {p: p.grad for p in self.matrices if p.grad is not None}
+        self._move(self._held)
+        for matrix in self._held:
+            matrix.grad = None  # none of AdamW's business
+
+    def _give_gradients_back(self, *_: Any) -> None:
+        for matrix, gradient in self._held.items():
+            matrix.grad = gradient
+        self._held = {}
 
     def _move(self, gradients: dict[Tensor, Tensor]) -> None:
         alike: dict[tuple[int, ...], list[tuple[Tensor, float, float]]] = defaultdict(list)
@@ -100,6 +103,7 @@ class Muon(torch.optim.AdamW):
         if "momentum" not in state:
             # AdamW looks for "step" in whatever state it loads.
             state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(matrix)}
+        state["step"] += 1
         state["momentum"].lerp_(gradient, 1.0 - self.momentum)
         return gradient.lerp(state["momentum"], self.momentum).flatten(1)
 

@@ -121,6 +121,24 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened():
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), halved.parameters(), strict=True))
 
 
+def test_hooks_are_called_once_a_step():
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # torch wraps a class's step when it is first made
+    network = StudentNetwork(SMALL)
+    optimizer = MuonOptimizerConfig(lr=1e-3).setup(network.parameter_groups())
+    called = []
+    optimizer.register_step_pre_hook(lambda *_: called.append("before"))
+    optimizer.register_step_post_hook(lambda *_: called.append("after"))
+    trained(optimizer, network, steps=2)
+    assert called == ["before", "after"] * 2
+
+
+def test_closures_are_refused():
+    optimizer = MuonOptimizerConfig(lr=1e-3).setup(StudentNetwork(SMALL).parameter_groups())
+    for call in (lambda: optimizer.step(lambda: 0.0), lambda: optimizer.step(closure=lambda: 0.0)):
+        with pytest.raises(NotImplementedError, match="closure"):
+            call()
+
+
 def test_gradient_scalers_unscale_before_the_step():
     network = StudentNetwork(SMALL)
     optimizer = MuonOptimizerConfig(lr=1e-3).setup(network.parameter_groups())
