@@ -56,7 +56,8 @@ class Muon(torch.optim.AdamW):
         # Gradient scalers hand their scale to fused kernels; here gradients must come unscaled.
         self._step_supports_amp_scaling = False
         self.momentum = momentum
-        self.units = [matrix_lr / group["lr"] for group in self.param_groups]
+        # A group whose rate is zero is one to leave alone.
+        self.units = [matrix_lr / group["lr"] if group["lr"] else 0.0 for group in self.param_groups]
         # By what they are when the run begins: pruning makes them smaller.
         self.matrices = {
             parameter
@@ -64,7 +65,6 @@ class Muon(torch.optim.AdamW):
             for parameter in group["params"]
             if parameter.dim() > 1 and min(parameter.shape[:2]) > COLOURS
         }
-
         # Around AdamW's step, and not in a step of its own that calls it: hooks would be called by both.
         self._held: dict[Tensor, Tensor] = {}
         self.register_step_pre_hook(self._move_matrices)

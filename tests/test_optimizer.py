@@ -99,6 +99,14 @@ def test_matrices_follow_the_schedule():
     assert torch.linalg.svdvals(moved(1.0).flatten(1)).max() == pytest.approx(0.01, rel=0.25)
 
 
+def test_blocks_of_no_rate_are_left_alone():
+    network = StudentNetwork(SMALL)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    trained(MuonOptimizerConfig(lr=1e-3, block_lr=0.0).setup(network.parameter_groups()), network)
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.startswith("body."), name
+
+
 def test_a_checkpoint_of_adamw_goes_on_with_muon():
     network = StudentNetwork(SMALL)
     old = AdamWOptimizerConfig(lr=1e-3).setup(network.parameter_groups())
