@@ -24,6 +24,7 @@ from torch.nn.functional import mse_loss
 from mobiler2l_ns.data.low_res_rays import is_perspective
 from mobiler2l_ns.data.photos import over_background
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.hash_grids import HashGrids
 from mobiler2l_ns.metrics import LazyLPIPS, image_metrics, psnr
 from mobiler2l_ns.phases import Phase
 from mobiler2l_ns.student.network import StudentConfig
@@ -97,6 +98,7 @@ class MobileR2LModel(Model):
 
     def add_teacher(self, teacher: Model, trained_here: bool) -> None:
         """Set the teacher; one trained here becomes part of the checkpoint."""
+        HashGrids(teacher)
         if trained_here:
             self.teacher = teacher
         else:

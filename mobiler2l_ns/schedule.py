@@ -29,9 +29,9 @@ class StudentSchedulerConfig(SchedulerConfig):
     """Share of the learning rate at the first step."""
     shape: Literal["linear", "exponential"] = "linear"
     """linear: constant until decay_from, then to zero at the end of distillation; exponential: 0.1 ** (step / 500k)."""
-    decay_from: float = 0.5
+    decay_from: float = 0.25
     """Share of distillation after which the linear decay begins."""
-    finetune_share: float = 0.1
+    finetune_share: float = 0.3
     """Share of the learning rate at the start of fine-tuning, decaying linearly to zero."""
     block_warmup_steps: int = 100
     """Steps of linear warm-up of a residual block that joins while the backbone grows."""

@@ -246,11 +246,38 @@ def judge(student: Any, pairs: list[tuple[Any, Tensor]]) -> tuple[float, float]:
     return score([(a, b) for a, (_, b) in zip(rendered, pairs, strict=True)])
 
 
+class Pace:
+    """How a recipe's phases share the race's time: as they share the steps of its own runs.
+
+    Attributes:
+        distilling: seconds of distillation.
+        finetuned: step and seconds at which fine-tuning began.
+    """
+
+    def __init__(self, seconds: float, pipeline: Any) -> None:
+        steps = pipeline.distill_steps, pipeline.finetune_steps
+        self.seconds, self.distilling = seconds, seconds * steps[0] / sum(steps)
+        self.finetuned: tuple[int, float] | None = None
+
+    def plan(self, step: int, elapsed: float) -> Any:
+        """The phases in steps, if those to come take as long as those before."""
+        from mobiler2l_ns.phases import PhasePlan
+
+        if self.finetuned is None:
+            pace = step / elapsed if step > 20 else 1e9
+            distil, finetune = round(pace * self.distilling), round(pace * (self.seconds - self.distilling))
+            return PhasePlan(teacher=0, distil=max(step + 1, distil), finetune=finetune)
+        distil, since = self.finetuned
+        done = step - distil
+        pace = done / (elapsed - since) if done > 20 else distil / since
+        return PhasePlan(teacher=0, distil=distil, finetune=max(done + 1, round(pace * (self.seconds - since))))
+
+
 def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
     """Train one recipe for the race's time and judge it along the way; returns what was measured, and the student."""
     from nerfstudio.engine.optimizers import Optimizers
 
-    from mobiler2l_ns.phases import PhasePlan
+    from mobiler2l_ns.phases import Phase
     from mobiler2l_ns.schedule import StudentScheduler
 
     torch.manual_seed(seed)
@@ -266,17 +293,21 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
     schedule = StudentScheduler(replace(group["scheduler"], growth=pipeline.growth))
 
     seconds = arguments.minutes * 60.0
+    pace = Pace(seconds, config.pipeline)
     elapsed, step, images, curve = 0.0, 0, 0, []
     model.train()
     while elapsed < seconds:
+        if elapsed >= pace.distilling and pace.finetuned is None:
+            pace.finetuned = step, elapsed
+            pipeline.plan = pace.plan(step, elapsed)
+            pipeline.begin_step(step)
         began = time.perf_counter()
-        # The steps to come are as long as those before.
-        expected = max(step + 1, round(step * seconds / elapsed)) if step > 20 else 1 << 30
-        schedule.config.plan = PhasePlan(teacher=0, distil=expected, finetune=0)
+        schedule.config.plan = pace.plan(step, elapsed)
         for part, rate in zip(optimizer.param_groups, rates, strict=True):
             part["lr"] = rate * schedule.factor_of(part)(step)
-        student.network.active_blocks = pipeline.growth.active(elapsed / seconds)
-        pipeline.prune_if_due(elapsed / seconds)
+        student.network.active_blocks = pipeline.growth.active(elapsed / pace.distilling)
+        if model.phase is Phase.DISTIL:
+            pipeline.prune_if_due(elapsed / pace.distilling)
         rays, batch = pipeline.datamanager.next_train(step)
         outputs = model(rays)
         loss = sum(model.get_loss_dict(outputs, batch).values())
@@ -287,7 +318,7 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
             torch.cuda.synchronize()
         elapsed += time.perf_counter() - began
         step, images = step + 1, images + len(batch["image"])
-        if elapsed >= seconds:
+        if elapsed >= pace.distilling and model.phase is Phase.DISTIL:
             pipeline.prune_if_due(1.0)  # nothing, unless the last step was so long that a round was missed
         if elapsed >= seconds * (len(curve) + 1) / MARKS:
             at_poses, at_photos = judge(student, held_out["poses"]), judge(student, held_out["photos"])

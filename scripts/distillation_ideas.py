@@ -138,25 +138,10 @@ def bilinear_3x3(pipeline: Any) -> None:
 
 def photos(pipeline: Any) -> None:
     """Half of the views are photos, from the start."""
-    manager = pipeline.datamanager
-    manager.load_photos(pipeline.model.background())
-    pseudo, pitch = manager._pseudo_batch, 1.0
+    from mobiler2l_ns.phases import Phase
 
-    def batch(count: int, _: float) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        if float(torch.rand((), generator=manager._generator)) < 0.5:
-            return manager.photos[pitch].draw(count, manager._generator, manager.device)
-        return pseudo(count, pitch)
-
-    def next_train(step: int) -> Any:
-        from mobiler2l_ns.data.low_res_rays import as_ray_bundle
-
-        origins, directions, pictures, mask = batch(manager.config.views_per_batch, pitch)
-        return as_ray_bundle(origins, directions, pitch), {
-            "image": pictures,
-            **({} if mask is None else {"mask": mask}),
-        }
-
-    manager.next_train = next_train
+    pipeline.datamanager.load_photos(pipeline.model.background())
+    pipeline.datamanager.phase = Phase.FINETUNE
 
 
 def doubts(pipeline: Any) -> None:

@@ -57,7 +57,7 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     refresh_rate: float = 0.2
     """New pseudo views per training step and device, each replacing the oldest; 0 keeps the first ones."""
     shift_grid: bool = True
-    """Lay each batch's grid of rays over the pseudo views at another place within a block: a view then teaches
+    """Lay each batch's grid of rays over the pictures at another place within a block: a picture then teaches
     stride x stride sets of rays in place of one, each one row and column smaller."""
     full_pitch_share: float = 0.6
     """Share of the student's training steps at full resolution, if it learns several pitches; the rest share evenly."""
@@ -258,11 +258,12 @@ class MobileR2LDataManager(VanillaDataManager):
             # Rounded up and down by turns of chance, so that a small batch keeps the share on average.
             share = count * self.config.photo_share
             photos = int(share) + int(torch.rand((), generator=self._generator) < share - int(share))
+        place = self._draw_place(pitch)
         parts = []
         if photos < count:
-            parts.append(self._pseudo_batch(count - photos, pitch))
+            parts.append(self._pseudo_batch(count - photos, pitch, place))
         if photos:
-            parts.append(self.photos[pitch].draw(photos, self._generator, self.device))
+            parts.append(self.photos[pitch].draw(photos, self._generator, self.device, place))
         origins, directions, pictures = (torch.cat([part[i] for part in parts]) for i in range(3))
         batch = {"image": pictures}
         masks = [part[3] for part in parts]
@@ -277,11 +278,17 @@ class MobileR2LDataManager(VanillaDataManager):
             return pitches[0]
         return pitches[1 + int(torch.randint(len(pitches) - 1, (), generator=self._generator))]
 
-    def _shifts_grid(self) -> bool:
-        # While fine-tuning, the views share a batch with photos, whose rays are fixed.
-        return self.config.shift_grid and self.phase is Phase.DISTIL
+    def _draw_place(self, pitch: float) -> tuple[int, int] | None:
+        """Where within a block the grid of rays begins, down and right in pixels; None if it is not moved."""
+        view = self.view.at(pitch)
+        if not self.config.shift_grid or min(view.grid) == 1:
+            return None
+        down, right = torch.randint(view.stride, (2,), generator=self._generator).tolist()
+        return down, right
 
-    def _pseudo_batch(self, count: int, pitch: float) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _pseudo_batch(
+        self, count: int, pitch: float, place: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         assert self.pool is not None
         self._owed_views += self.config.refresh_rate
         while self._owed_views >= 1.0:
@@ -290,8 +297,8 @@ class MobileR2LDataManager(VanillaDataManager):
         poses, pictures = self.pool.draw(count, self.device)
         view = self.view.at(pitch)
         pictures, mask = self.view.coarsen(pictures, pitch)
-        if self._shifts_grid() and min(view.grid) > 1:
-            down, right = torch.randint(view.stride, (2,), generator=self._generator).tolist()
+        if place is not None:
+            down, right = place
             view = view.beginning_at(down, right)
             rows, columns = slice(down, down + view.height), slice(right, right + view.width)
             pictures, mask = pictures[:, rows, columns], None if mask is None else mask[:, rows, columns]
@@ -300,5 +307,5 @@ class MobileR2LDataManager(VanillaDataManager):
     def get_train_rays_per_batch(self) -> int:
         if self.phase is Phase.TEACHER:
             return super().get_train_rays_per_batch()
-        rows, columns = (max(1, size - self._shifts_grid()) for size in self.view.grid)
+        rows, columns = (max(1, size - self.config.shift_grid) for size in self.view.grid)
         return self.config.views_per_batch * rows * columns

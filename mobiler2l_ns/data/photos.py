@@ -94,7 +94,7 @@ def fit_photo(
 
 
 class Photos:
-    """Training photos at the student's geometry, kept as bytes with their low-resolution rays.
+    """Photos at the student's geometry, kept as bytes with their cameras.
 
     Args:
         dataset: the photos, RGB or RGBA with straight alpha.
@@ -105,13 +105,15 @@ class Photos:
 
     pictures: UInt8[Tensor, "n ch cw channels"]
     masks: Float[Tensor, "n ch cw"]
-    origins: Float[Tensor, "n 1 1 3"]
-    directions: Float[Tensor, "n rows columns 3"]
+    camera_to_worlds: Float[Tensor, "n 3 4"]
+    intrinsics: Float[Tensor, "n 4"]
+    """fx, fy, cx, cy in pixels."""
+    distortion: Float[Tensor, "n 6"]
 
     def __init__(
         self, dataset: InputDataset, indices: list[int], view: StudentView, background: Float[Tensor, "3"] | None
     ) -> None:
-        pictures, masks, origins, directions = [], [], [], []
+        pictures, masks, cameras = [], [], []
         for index in track(indices, "Preparing photos", console=CONSOLE, transient=True):
             data = dataset.get_data(index)
             if background is None:
@@ -122,29 +124,58 @@ class Photos:
             if "mask" in data:
                 seen = fit_photo(data["mask"].float(), dataset.cameras[index : index + 1], view)
                 mask = mask * (seen[0][..., 0] > 0.99)
-            origin, direction = camera_rays(camera, view.stride)
             pictures.append(quantise(picture))
             masks.append(mask)
-            origins.append(origin[0])
-            directions.append(direction[0])
+            cameras.append(camera)
+        self.view = view
         self.pictures, self.masks = torch.stack(pictures), torch.stack(masks)
-        self.origins, self.directions = torch.stack(origins), torch.stack(directions)
+        self.camera_to_worlds = torch.cat([camera.camera_to_worlds for camera in cameras])
+        self.intrinsics = torch.cat([torch.cat([c.fx, c.fy, c.cx, c.cy], dim=-1) for c in cameras])
+        undistorted = torch.zeros(1, 6)
+        self.distortion = torch.cat(
+            [undistorted if c.distortion_params is None else c.distortion_params for c in cameras]
+        )
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def take(self, chosen: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Origins, directions, pictures in 0..1 and masks of the chosen photos on ``device``."""
+    def take(
+        self, chosen: Tensor, device: torch.device | str, beginning_at: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Origins, directions, pictures in 0..1 and masks of the chosen photos on ``device``; all of each, or the part
+        that begins so many pixels down and right, see ``StudentView.beginning_at``."""
+        down, right = beginning_at or (0, 0)
+        part = self.view if beginning_at is None else self.view.beginning_at(down, right)
+        height, width = part.covered
+        fx, fy, cx, cy = self.intrinsics[chosen].split(1, dim=-1)
+        cameras = Cameras(
+            self.camera_to_worlds[chosen],
+            fx,
+            fy,
+            cx - right,
+            cy - down,
+            width=width,
+            height=height,
+            distortion_params=self.distortion[chosen],
+        )
+        origins, directions = camera_rays(cameras, self.view.stride)
+        rows, columns = slice(down, down + height), slice(right, right + width)
         return (
-            self.origins[chosen].to(device),
-            self.directions[chosen].to(device),
-            self.pictures[chosen].to(device).float() / 255.0,
-            self.masks[chosen].to(device),
+            origins.to(device),
+            directions.to(device),
+            self.pictures[chosen, rows, columns].to(device).float() / 255.0,
+            self.masks[chosen, rows, columns].to(device),
         )
 
-    def draw(self, count: int, generator: Generator, device: torch.device | str) -> tuple[Tensor, ...]:
+    def draw(
+        self,
+        count: int,
+        generator: Generator,
+        device: torch.device | str,
+        beginning_at: tuple[int, int] | None = None,
+    ) -> tuple[Tensor, ...]:
         """Random photos, see ``take``."""
-        return self.take(torch.randint(len(self), (count,), generator=generator), device)
+        return self.take(torch.randint(len(self), (count,), generator=generator), device, beginning_at)
 
 
 def over_background(image: Float[Tensor, "h w channels"], background: Float[Tensor, "3"]) -> Float[Tensor, "h w 3"]:

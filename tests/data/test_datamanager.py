@@ -129,12 +129,20 @@ def test_a_shifted_grid_lies_elsewhere_in_every_step(config, shift, places):
     assert len(corners) >= places
 
 
-def test_fine_tuning_keeps_the_grid_of_the_photos(config):
-    datamanager = set_up(replace(config, shift_grid=True, photo_share=0.5, views_per_batch=2), paint_directions)
+@pytest.mark.parametrize("shift", [True, False])
+def test_photos_and_pseudo_views_of_a_batch_share_its_grid(config, shift):
+    datamanager = set_up(replace(config, shift_grid=shift, photo_share=0.5, views_per_batch=2), paint_directions)
     datamanager.phase = Phase.FINETUNE
     datamanager.fill_pool()
     datamanager.load_photos(torch.ones(3))
-    assert datamanager.next_train(0)[0].shape == (2, 7, 7)
+    rows = 7 - shift
+    for step in range(4):
+        rays, batch = datamanager.next_train(step)
+        assert rays.shape == (2, rows, rows) and batch["image"].shape == (2, 8 * rows, 8 * rows, 3)
+        assert datamanager.get_train_rays_per_batch() == 2 * rows * rows
+        # Photo and pseudo view have the same camera, turned: the angles between their rays are the same.
+        first, second = (view @ view[0, 0] for view in rays.directions)
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.25, 2), (1.0, 8), (1.5, 12)])
@@ -150,7 +158,7 @@ def test_the_pool_is_refreshed_at_its_rate(config, rate, expected):
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
 def test_fine_tuning_mixes_photos_and_pseudo_views(config, share, expected):
-    datamanager = set_up(replace(config, photo_share=share), CountingTeacher())
+    datamanager = set_up(replace(config, photo_share=share, shift_grid=False), CountingTeacher())
     datamanager.fill_pool()
     datamanager.load_photos(torch.ones(3))
     datamanager.phase = Phase.FINETUNE

@@ -1,11 +1,14 @@
 """Photos at the student's geometry: every pixel keeps its ray."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from torch.nn import functional
 
 from mobiler2l_ns.data.low_res_rays import camera_rays
-from mobiler2l_ns.data.photos import fit_photo, over_background, premultiply
+from mobiler2l_ns.data.photos import Photos, fit_photo, over_background, premultiply
 from mobiler2l_ns.data.student_view import StudentView
 
 VIEW = StudentView(height=60, width=84, fx=90.0, fy=95.0, cx=40.0, cy=31.0, stride=8)
@@ -50,6 +53,24 @@ def test_lens_distortion_stays_in_photo_and_rays():
     _, directions = camera_rays(fitted, VIEW.stride)
     block = picture[8:16, 16:24].mean((0, 1))
     torch.testing.assert_close(directions[0, 1, 2], block, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("place", [None, (0, 0), (5, 2), (7, 7)])
+@pytest.mark.parametrize("k1", [0.0, 0.06])
+def test_the_grid_may_begin_anywhere_within_a_block(k1, place):
+    whole = StudentView(height=64, width=88, fx=90.0, fy=95.0, cx=40.0, cy=31.0, stride=8)
+    taken = camera(88, 64, 90.0, 95.0, 40.0, 31.0, torch.tensor([[k1, -0.08, 0.0, 0.0, -0.001, 0.0002]]) * (k1 != 0))
+    data = {"image": direction_photo(taken) / 4 + 0.5, "mask": torch.ones(64, 88, 1)}
+    data["mask"][20:, 30:] = 0.0
+    dataset = SimpleNamespace(cameras=taken, get_data=lambda index: data)
+    photos = Photos(dataset, [0], whole, torch.ones(3))
+    origins, directions, pictures, masks = photos.take(torch.tensor([0, 0]), "cpu", place)
+    rows, columns = (8, 11) if place is None else (7, 10)
+    assert pictures.shape == (2, 8 * rows, 8 * columns, 3) and origins.shape == (2, 1, 1, 3)
+    blocks = functional.avg_pool2d(pictures.permute(0, 3, 1, 2), 8).permute(0, 2, 3, 1)
+    torch.testing.assert_close(directions, 4 * (blocks - 0.5), atol=6e-3, rtol=0)
+    down, right = place or (0, 0)
+    assert torch.equal(masks[1], data["mask"][down : down + 8 * rows, right : right + 8 * columns, 0])
 
 
 def test_transparent_photos_are_laid_over_the_background():
