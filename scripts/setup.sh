@@ -18,8 +18,8 @@ find_python() {
     fail "No Python 3.10, 3.11 or 3.12 found: install one, or name it with PYTHON=..."
 }
 
-# Libraries that nerfstudio's ns-export (open3d) and OpenCV load, by Debian package.
-SYSTEM_PACKAGES="libgl1 libegl1 libgomp1 libusb-1.0-0"
+# Libraries that nerfstudio's ns-export (open3d) and OpenCV load, and the compiler of torch.compile, by Debian package.
+SYSTEM_PACKAGES="libgl1 libegl1 libgomp1 libusb-1.0-0 g++"
 system_libraries() {
     local missing="" package
     command -v dpkg-query >/dev/null || return 0
@@ -46,6 +46,9 @@ python_environment() {
     python="$(find_python)"
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         system_libraries "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    fi
+    if ! "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null; then
+        system_libraries "$("$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')"
     fi
     say "Installing into $VENV ($("$python" --version), about 8 GB; minutes on a fast line)"
     [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV" || fail "$VENV cannot be created"

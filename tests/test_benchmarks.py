@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from short_run import SCRIPTS, load_script
@@ -68,6 +69,17 @@ def test_the_default_recipe_beats_the_published_one(tmp_path, cache):
 def test_recipes_that_are_none_are_one_clear_line(recipe, message):
     with pytest.raises(SystemExit, match=message):
         load_script("benchmark_distillation").recipe_config(recipe, "paper")
+
+
+def test_phases_share_the_races_time_as_a_run_shares_its_steps():
+    pace = load_script("benchmark_distillation").Pace(110.0, SimpleNamespace(distill_steps=1000, finetune_steps=100))
+    assert pace.distilling == 100.0
+    plan = pace.plan(50, 25.0)
+    assert (plan.teacher, plan.distil, plan.finetune) == (0, 200, 20)
+    pace.finetuned = 200, 100.0
+    assert pace.plan(200, 100.0) == plan  # at the pace so far
+    assert pace.plan(240, 105.0).finetune == 80  # and then at its own
+    assert pace.plan(281, 110.1).finetune == 82  # however it goes, there is a next step
 
 
 def test_training_throughput_is_measured_against_the_plain_recipe(tmp_path):
