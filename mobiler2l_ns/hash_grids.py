@@ -59,7 +59,7 @@ class HashGrids:
                 for grid in self.grids:
                     encode = torch.compile(grid.pytorch_fwd, dynamic=True)
                     with torch.no_grad():
-                        encode(torch.rand(64, 3))
+                        encode(torch.full((64, 3), 0.5))
                     self.compiled[grid] = encode
             except Exception as error:  # whatever a compiler that is missing or unfit ends in
                 self.compiled = {}

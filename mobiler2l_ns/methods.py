@@ -91,7 +91,7 @@ _tiny = replace(
             max_image_size=128,
             train_num_rays_per_batch=512,
             eval_num_rays_per_batch=512,
-            pool_views=110,
+            pool_views=330,
             refresh_rate=0.008,
         ),
         # What learned fastest on a CPU in a minute: a race of variants on the demo scene.
@@ -100,8 +100,6 @@ _tiny = replace(
             num_frequencies=4,
             width=128,
             num_blocks=14,
-            # A pool of a hundred views would be learned by heart.
-            jitter="ray",
             sr_channels=(48, 32, 16),
             sr_blocks=1,
         ),

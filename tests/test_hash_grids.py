@@ -65,9 +65,11 @@ def test_grids_are_compiled_once_they_have_been_used_enough(compiles):
     HashGrids(teacher, pays_after=2 * LOOKUPS)
     teacher(POINTS)
     assert compiles.calls == 0
+    drawn_before = torch.get_rng_state()
     for _ in range(3):
         teacher(POINTS)
     assert compiles.calls == 2  # one a grid
+    assert torch.equal(torch.get_rng_state(), drawn_before)  # the run draws what it would have drawn
 
 
 @pytest.mark.parametrize("fails_at", ["compiling", "running"])
