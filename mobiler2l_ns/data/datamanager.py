@@ -278,10 +278,13 @@ class MobileR2LDataManager(VanillaDataManager):
             return pitches[0]
         return pitches[1 + int(torch.randint(len(pitches) - 1, (), generator=self._generator))]
 
+    def _shifts_grid(self, view: StudentView) -> bool:
+        return self.config.shift_grid and min(view.grid) > 1
+
     def _draw_place(self, pitch: float) -> tuple[int, int] | None:
         """Where within a block the grid of rays begins, down and right in pixels; None if it is not moved."""
         view = self.view.at(pitch)
-        if not self.config.shift_grid or min(view.grid) == 1:
+        if not self._shifts_grid(view):
             return None
         down, right = torch.randint(view.stride, (2,), generator=self._generator).tolist()
         return down, right
@@ -307,5 +310,5 @@ class MobileR2LDataManager(VanillaDataManager):
     def get_train_rays_per_batch(self) -> int:
         if self.phase is Phase.TEACHER:
             return super().get_train_rays_per_batch()
-        rows, columns = (max(1, size - self.config.shift_grid) for size in self.view.grid)
+        rows, columns = (size - self._shifts_grid(self.view) for size in self.view.grid)
         return self.config.views_per_batch * rows * columns

@@ -147,22 +147,22 @@ class Photos:
         down, right = beginning_at or (0, 0)
         part = self.view if beginning_at is None else self.view.beginning_at(down, right)
         height, width = part.covered
-        fx, fy, cx, cy = self.intrinsics[chosen].split(1, dim=-1)
+        fx, fy, cx, cy = self.intrinsics[chosen].to(device).split(1, dim=-1)
         cameras = Cameras(
-            self.camera_to_worlds[chosen],
+            self.camera_to_worlds[chosen].to(device),
             fx,
             fy,
             cx - right,
             cy - down,
             width=width,
             height=height,
-            distortion_params=self.distortion[chosen],
+            distortion_params=self.distortion[chosen].to(device),
         )
         origins, directions = camera_rays(cameras, self.view.stride)
         rows, columns = slice(down, down + height), slice(right, right + width)
         return (
-            origins.to(device),
-            directions.to(device),
+            origins,
+            directions,
             self.pictures[chosen, rows, columns].to(device).float() / 255.0,
             self.masks[chosen, rows, columns].to(device),
         )

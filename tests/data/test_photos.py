@@ -1,6 +1,7 @@
 """Photos at the student's geometry: every pixel keeps its ray."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_the_grid_may_begin_anywhere_within_a_block(k1, place):
     taken = camera(88, 64, 90.0, 95.0, 40.0, 31.0, torch.tensor([[k1, -0.08, 0.0, 0.0, -0.001, 0.0002]]) * (k1 != 0))
     data = {"image": direction_photo(taken) / 4 + 0.5, "mask": torch.ones(64, 88, 1)}
     data["mask"][20:, 30:] = 0.0
-    dataset = SimpleNamespace(cameras=taken, get_data=lambda index: data)
+    dataset: Any = SimpleNamespace(cameras=taken, get_data=lambda index: data)
     photos = Photos(dataset, [0], whole, torch.ones(3))
     origins, directions, pictures, masks = photos.take(torch.tensor([0, 0]), "cpu", place)
     rows, columns = (8, 11) if place is None else (7, 10)
