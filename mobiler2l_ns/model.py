@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import mse_loss
 
+from mobiler2l_ns.data.coarser_cells import CoarserCells
 from mobiler2l_ns.data.low_res_rays import is_perspective
 from mobiler2l_ns.data.photos import over_background
 from mobiler2l_ns.errors import UserError
@@ -31,7 +32,7 @@ from mobiler2l_ns.student.network import StudentConfig
 from mobiler2l_ns.student.student import Student
 from mobiler2l_ns.teacher import render_like_photo, render_teacher
 
-Outputs = dict[str, Tensor]
+Outputs = dict[str, Any]
 Shown = Literal["phase", "student", "teacher", "split", "error"]
 """What the viewer shows: the model of the phase, one of the two, the teacher left of the student, or their
 difference."""
@@ -56,9 +57,22 @@ class MobileR2LModelConfig(StudentConfig, ModelConfig):
     far: float | None = None
     """Depth of a ray's last point; None measures it on the teacher's pseudo views. If near or far is given, points lie
     between the two and never in the scene's sphere."""
+    coarser_weight: float = 0.5
+    """Where several pitches are learned, each step holds its pictures at full resolution and once more at one of the
+    others: the weight of the error there."""
+    coarser_from: float = 0.5
+    """Share of distillation before which the student learns its full resolution only."""
     background_color: Literal["white", "black"] = "white"
     """What photos with an alpha channel are laid over, by the teacher that is trained with the student too. A teacher
     of another run that has learned one of its own brings that."""
+
+
+def squared_error(picture: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared error of (n, H, W, channels), where the mask (n, H, W) is 1."""
+    if mask is None:
+        return mse_loss(picture, target)
+    values = target.shape[-1] * mask.sum().clamp(min=1.0)
+    return ((picture - target) ** 2 * mask[..., None]).sum() / values
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,7 @@ class MobileR2LModel(Model):
     Attributes:
         show: what a camera's picture shows; ``split`` is the teacher's share of its width when it shows both.
         frame_time: of the newest picture of the student that was shown.
+        learns_coarser: whether a step of training holds a coarser pitch beside the full one.
     """
 
     config: MobileR2LModelConfig
@@ -87,6 +102,7 @@ class MobileR2LModel(Model):
         super().populate_modules()
         self.student = Student(self.config)
         self.phase = Phase.DISTIL
+        self.learns_coarser = len(self.config.pitches) > 1
         self.lpips = LazyLPIPS()
         self.show: Shown = "phase"
         self.split = 0.5
@@ -130,8 +146,13 @@ class MobileR2LModel(Model):
         if self.phase is Phase.TEACHER:
             return self.teacher(ray_bundle)
         directions = ray_bundle.directions * ray_bundle.metadata["directions_norm"]
-        pictures = self.student(ray_bundle.origins, directions, ray_bundle.metadata["pitch"])
-        return {"rgb": pictures.permute(0, 2, 3, 1)}
+        outputs = {"rgb": self.student(ray_bundle.origins, directions).permute(0, 2, 3, 1)}
+        if self.training and self.learns_coarser:
+            pitch = self.config.pitches[1 + int(torch.randint(len(self.config.pitches) - 1, ()))]
+            cells = CoarserCells.draw(directions.shape[1], directions.shape[2], self.config.stride, pitch)
+            coarser = self.student(ray_bundle.origins[:, :1, :1], cells.rays(directions), pitch)
+            outputs.update(coarser_rgb=coarser.permute(0, 2, 3, 1), coarser_cells=cells)
+        return outputs
 
     def get_metrics_dict(self, outputs: Outputs, batch: dict) -> Outputs:
         if self.phase is Phase.TEACHER:
@@ -150,11 +171,14 @@ class MobileR2LModel(Model):
             losses = self.teacher.get_loss_dict(outputs, batch, metrics)
             return {f"teacher_{name}": value for name, value in losses.items()}
         image = batch["image"].to(self.device)
-        if "mask" not in batch:
-            return {"student_rgb_loss": mse_loss(outputs["rgb"], image)}
-        mask = batch["mask"].to(self.device)[..., None]
-        values = image.shape[-1] * mask.sum().clamp(min=1.0)
-        return {"student_rgb_loss": ((outputs["rgb"] - image) ** 2 * mask).sum() / values}
+        mask = batch["mask"].to(self.device) if "mask" in batch else None
+        losses = {"student_rgb_loss": squared_error(outputs["rgb"], image, mask)}
+        if "coarser_cells" in outputs:
+            cells = outputs["coarser_cells"]
+            coarser = cells.pictures(image), None if mask is None else cells.mask(mask)
+            error = squared_error(outputs["coarser_rgb"], *coarser)
+            losses["student_coarser_rgb_loss"] = self.config.coarser_weight * error
+        return losses
 
     # Looking
 

@@ -158,6 +158,7 @@ class MobileR2LPipeline(VanillaPipeline):
         if trains and config.finetune_steps > 0:
             self.datamanager.check_photos()
         if trains:
+            self.datamanager.check_pitches()
             self.model.student.compile_for(torch.device(device))
 
     # Setup
@@ -252,12 +253,18 @@ class MobileR2LPipeline(VanillaPipeline):
         phase = self.plan.at(step)
         self._enter(phase)
         progress = (step - self.plan.start(Phase.DISTIL)) / max(1, self.plan.distil)
-        self.model.student.network.active_blocks = self.growth.active(progress)
+        self.set_progress(progress)
         if phase is not self._announced:
             self._announced = phase
             self._begin_phase(phase, step)
         if phase is Phase.DISTIL:
             self.prune_if_due(progress)
+
+    def set_progress(self, progress: float) -> None:
+        """What is trained when ``progress`` of distillation is done, less than 0 before it and more than 1 after."""
+        self.model.student.network.active_blocks = self.growth.active(progress)
+        several = len(self.config.model.pitches) > 1
+        self.model.learns_coarser = several and progress >= self.config.model.coarser_from
 
     def _begin_phase(self, phase: Phase, step: int) -> None:
         announce(self.plan, step)
@@ -305,8 +312,7 @@ class MobileR2LPipeline(VanillaPipeline):
 
     def _encoded_batch(self) -> Tensor:
         rays, _ = self.datamanager.next_train(0)
-        directions = rays.directions * rays.metadata["directions_norm"]
-        return self.model.student.encode_rays(rays.origins, directions, rays.metadata["pitch"])
+        return self.model.student.encode_rays(rays.origins, rays.directions * rays.metadata["directions_norm"])
 
     def _measure_extent(self) -> None:
         """Where the student samples its points, once: it is part of what it learns."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scoring import judge, judge_pitches, score
 from torch import Tensor
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -229,23 +230,6 @@ class Race:
         return {"poses": list(zip(cameras, pictures, strict=True)), "photos": photos}
 
 
-def score(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean PSNR in dB and SSIM of pictures against those they should be."""
-    from mobiler2l_ns.metrics import psnr, ssim
-
-    scores = [(float(psnr(a, b)), ssim(a, b)) for a, b in pairs]
-    return statistics.fmean(a for a, _ in scores), statistics.fmean(b for _, b in scores)
-
-
-def judge(student: Any, pairs: list[tuple[Any, Tensor]]) -> tuple[float, float]:
-    """Mean PSNR in dB and SSIM of the student over cameras and their pictures."""
-    student.eval()
-    with torch.no_grad():
-        rendered = [student.render(camera).cpu() for camera, _ in pairs]
-    student.train()
-    return score([(a, b) for a, (_, b) in zip(rendered, pairs, strict=True)])
-
-
 class Pace:
     """How a recipe's phases share the race's time: as they share the steps of its own runs.
 
@@ -305,7 +289,7 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
         schedule.config.plan = pace.plan(step, elapsed)
         for part, rate in zip(optimizer.param_groups, rates, strict=True):
             part["lr"] = rate * schedule.factor_of(part)(step)
-        student.network.active_blocks = pipeline.growth.active(elapsed / pace.distilling)
+        pipeline.set_progress(elapsed / pace.distilling)
         if model.phase is Phase.DISTIL:
             pipeline.prune_if_due(elapsed / pace.distilling)
         rays, batch = pipeline.datamanager.next_train(step)
@@ -334,12 +318,13 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
             )
             print(f"  {name} seed {seed}: {elapsed:6.0f} s, {step} steps, {at_poses[0]:.2f} dB", flush=True)
     last = {key: value for key, value in curve[-1].items() if key != "steps"}
-    return {**last, "images_per_s": images / elapsed, "steps": step, "curve": curve}, student
+    pitches = judge_pitches(student, held_out["poses"])
+    return {**last, "images_per_s": images / elapsed, "steps": step, "curve": curve, "pitches": pitches}, student
 
 
 def merge(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds; the spread is the standard deviation of the final PSNR."""
-    merged = {k: statistics.fmean(r[k] for r in runs) for k in runs[0] if k != "curve"}
+    merged = {k: statistics.fmean(r[k] for r in runs) for k in runs[0] if k not in ("curve", "pitches")}
     spread = statistics.stdev(r["psnr"] for r in runs) if len(runs) > 1 else None
     return {**merged, "psnr_spread": spread, "seeds": len(runs), "curve": runs[0]["curve"], "runs": runs}
 
@@ -418,6 +403,10 @@ def main(description: str | None = __doc__, kind: type[Race] = Race) -> None:
             f"{result['steps']:.0f}",
             f"{result['seconds']:.0f}",
         )
+        for pitch, at in result["runs"][0]["pitches"].items():
+            print(
+                f"{name} at pitch {pitch}: {at['psnr']:.2f} dB, its full picture averaged {at['psnr_averaged']:.2f} dB"
+            )
     assert race.teacher_score is not None
     table.add_row("the teacher", "", "", f"{race.teacher_score[0]:.2f}", f"{race.teacher_score[1]:.3f}")
     Console().print(table)

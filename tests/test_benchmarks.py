@@ -56,6 +56,21 @@ def test_the_default_recipe_beats_the_published_one(tmp_path, cache):
     assert str(tmp_path.parent) not in (tmp_path / "race.json").read_text()
 
 
+def test_a_student_with_several_pitches_is_judged_at_each(tmp_path, cache):
+    name = "default+model.pitches=(1.0,2.0)"
+    result, printed = bench(
+        "benchmark_distillation",
+        "--oracle",
+        *("--resolution", 48, "--minutes", 0.03, "--views", 12, "--network", "small", "--recipes", name),
+        *("--cache", cache, "--json", tmp_path / "race.json"),
+    )
+    (pitch, at), *others = result["recipes"][name]["runs"][0]["pitches"].items()
+    assert pitch == "2" and not others
+    # What is rendered at full size and averaged has lost its fine errors.
+    assert 5.0 < at["psnr"] < 40.0 and result["recipes"][name]["psnr"] < at["psnr_averaged"]
+    assert f"at pitch 2: {at['psnr']:.2f} dB" in printed
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [

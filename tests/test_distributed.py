@@ -27,7 +27,8 @@ class Run:
 
 @pytest.fixture(scope="module")
 def runs(make_config, tmp_path_factory) -> dict[str, Run]:
-    """A run, the same gone on with for a few more steps, one with batch norms, and one pruned as far as can be."""
+    """A run, the same gone on with for a few more steps, one with batch norms and two pitches, and one pruned as far
+    as can be."""
     folder = tmp_path_factory.mktemp("ranks")
     steps = {"teacher_steps": TEACHER, "distill_steps": DISTIL, "finetune_steps": FINETUNE}
     configs = {
@@ -37,7 +38,8 @@ def runs(make_config, tmp_path_factory) -> dict[str, Run]:
         "pruned": make_config(folder, "pruned", **steps),
     }
     configs["resumed"].load_dir = configs["plain"].get_checkpoint_dir()
-    configs["norm"].pipeline.model.norm = True
+    norm = configs["norm"].pipeline
+    norm.model = replace(norm.model, norm=True, pitches=(1.0, 2.0))
     configs["pruned"].report_views = 2
     pruned = configs["pruned"].pipeline
     pruned.model = replace(pruned.model, width=32, num_blocks=4, norm=True, prune=(0.1, 0.32))
@@ -85,6 +87,12 @@ def test_both_ranks_go_through_all_phases_refresh_their_pool_and_grow_the_backbo
     for rank in runs["plain"].ranks:
         assert len(rank["states"]) == 3 and rank["rendered"] > 2
         assert set(rank["depths"]) == {1, 2}
+
+
+@pytest.mark.parametrize(("name", "from_step"), [("norm", TEACHER + DISTIL // 2), ("plain", TOTAL)])
+def test_coarser_pitches_are_learned_from_the_middle_of_distillation_on(runs, name, from_step):
+    for rank in runs[name].ranks:
+        assert rank["coarser"] == [step >= from_step for step in range(TOTAL)]
 
 
 def test_batch_norms_measure_the_batches_of_all_ranks(runs):

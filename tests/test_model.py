@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 
+from mobiler2l_ns.data.low_res_rays import as_ray_bundle
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.model import MobileR2LModel, MobileR2LModelConfig
 
@@ -79,3 +82,48 @@ def test_the_viewers_thread_lives_on_a_perspective_camera_in_their_place(model, 
     expected = model.get_outputs_for_camera(Cameras(pose, focal, focal, 15.0, 12.0, width=30, height=24))["rgb"]
     assert len(pictures) == 2 and all(torch.equal(picture, expected) for picture in pictures)
     assert capsys.readouterr().out.count("renders perspective cameras only") == 1
+
+
+SEVERAL = MobileR2LModelConfig(width=8, num_blocks=1, sr_channels=(8,), sr_blocks=1, pitches=(1.0, 1.5, 2.0))
+
+
+def low_res_batch(config: MobileR2LModelConfig) -> tuple[RayBundle, dict[str, torch.Tensor]]:
+    """Rays of 6 x 7 blocks of two views, random pictures, and a mask that hides a corner."""
+    directions = torch.cat([torch.randn(2, 6, 7, 2), -torch.ones(2, 6, 7, 1)], dim=-1)
+    height, width = 6 * config.stride, 7 * config.stride
+    mask = torch.ones(2, height, width)
+    mask[0, : config.stride, : config.stride] = 0.0
+    rays = as_ray_bundle(torch.randn(2, 1, 1, 3), directions)
+    return rays, {"image": torch.rand(2, height, width, 3), "mask": mask}
+
+
+def test_each_step_of_a_student_with_several_pitches_holds_a_coarser_one():
+    model = SEVERAL.setup(scene_box=BOX, num_train_data=1)
+    rays, batch = low_res_batch(SEVERAL)
+    pitches = set()
+    for _ in range(20):
+        outputs = model(rays)
+        losses = model.get_loss_dict(outputs, batch)
+        cells = outputs["coarser_cells"]
+        pitches.add(cells.pitch)
+        seen, image, mask = outputs["coarser_rgb"], cells.pictures(batch["image"]), cells.mask(batch["mask"])
+        assert seen.shape == image.shape == (*mask.shape, 3)
+        directions = cells.rays(rays.directions * rays.metadata["directions_norm"])
+        torch.testing.assert_close(
+            seen, model.student(rays.origins[:, :1, :1], directions, cells.pitch).permute(0, 2, 3, 1)
+        )
+        expected = 0.5 * (seen - image)[mask > 0].square().mean()
+        torch.testing.assert_close(losses["student_coarser_rgb_loss"], expected)
+        full = (outputs["rgb"] - batch["image"])[batch["mask"] > 0].square().mean()
+        torch.testing.assert_close(losses["student_rgb_loss"], full)
+    assert pitches == {1.5, 2.0}
+
+
+@pytest.mark.parametrize("config", [SEVERAL, replace(SEVERAL, pitches=(1.0,))])
+def test_before_its_time_or_without_one_no_coarser_pitch_is_learned(config):
+    model = config.setup(scene_box=BOX, num_train_data=1)
+    if len(config.pitches) > 1:
+        model.learns_coarser = False
+    rays, batch = low_res_batch(config)
+    outputs = model(rays)
+    assert set(outputs) == {"rgb"} and set(model.get_loss_dict(outputs, batch)) == {"student_rgb_loss"}

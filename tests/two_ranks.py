@@ -53,7 +53,7 @@ def _train(rank: int, config: Any) -> dict[str, Any]:
     trainer = config.setup(local_rank=rank, world_size=RANKS)
     trainer.setup()
     network, datamanager = trainer.pipeline.model.student.network, trainer.pipeline.datamanager
-    states, losses, depths, first_poses = [], {}, [], []
+    states, losses, depths, coarser, first_poses = [], {}, [], [], []
     plan, train_iteration = config.pipeline.plan(), trainer.train_iteration
 
     def state() -> dict[str, Tensor]:
@@ -63,6 +63,7 @@ def _train(rank: int, config: Any) -> dict[str, Any]:
         if datamanager.pool is not None and not first_poses:
             first_poses.append(datamanager.pool.poses.clone())
         depths.append(network.active_blocks)
+        coarser.append(trainer.pipeline.model.learns_coarser)
         result = train_iteration(step)
         losses[step] = float(result[0])
         if plan.at(step + 1) is not plan.at(step):
@@ -79,6 +80,7 @@ def _train(rank: int, config: Any) -> dict[str, Any]:
         "has_sphere": trainer.pipeline.model.student.capture.has_sphere,
         "losses": losses,
         "depths": depths,
+        "coarser": coarser,
         "first_poses": first_poses[0],
         "last_poses": datamanager.pool.poses,
         "rendered": datamanager.pool.rendered,

@@ -59,8 +59,6 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     shift_grid: bool = True
     """Lay each batch's grid of rays over the pictures at another place within a block: a picture then teaches
     stride x stride sets of rays in place of one, each one row and column smaller."""
-    full_pitch_share: float = 0.6
-    """Share of the student's training steps at full resolution, if it learns several pitches; the rest share evenly."""
     photo_share: float = 0.5
     """Share of photos in a batch of the fine-tuning phase; the rest are pseudo views."""
     cache_dir: Path | None = None
@@ -77,7 +75,7 @@ class MobileR2LDataManager(VanillaDataManager):
         super().__init__(config, *args, **kwargs)
         self.phase = Phase.TEACHER
         self.pool: PseudoViewPool | None = None
-        self.photos: dict[float, Photos] = {}
+        self.photos: Photos | None = None
         self.held_out: Photos | None = None
         self.extent = SceneExtent()
         self._render: RenderTeacher | None = None
@@ -131,6 +129,19 @@ class MobileR2LDataManager(VanillaDataManager):
                 "give the same to the dataparser's --alpha-color and to --pipeline.model.background-color"
             )
 
+    def check_pitches(self) -> None:
+        """See that a cell of the coarsest pitch fits the pictures.
+
+        Raises:
+            UserError: if it does not.
+        """
+        coarsest = max(self.student.pitches)
+        if coarsest > 1.0 and min(self.view.grid) - self._shifts_grid() < coarsest:
+            raise UserError(
+                f"Pictures of {self.view.width} x {self.view.height} pixels are too small to be learned at pitch "
+                f"{coarsest:g} as well: leave it out of --pipeline.model.pitches"
+            )
+
     def _photos_fit(self) -> bool:
         return not self.student.alpha or photo_with_alpha(self.train_dataset, 0).shape[-1] == 4
 
@@ -143,13 +154,12 @@ class MobileR2LDataManager(VanillaDataManager):
         return self.held_out is not None
 
     def load_photos(self, background: Float[Tensor, "3"]) -> None:
-        """Bring the training photos to the student's geometry, at each of its pitches, once."""
-        if self.photos:
+        """Bring the training photos to the student's geometry, once."""
+        if self.photos is not None:
             return
         over = None if self.student.alpha else background
         train, _ = self.split_photos(len(self.train_dataset))
-        for pitch in self.student.pitches:
-            self.photos[pitch] = Photos(self.train_dataset, train, self.view.at(pitch), over)
+        self.photos = Photos(self.train_dataset, train, self.view, over)
         self.load_held_out(background)
 
     # Pseudo views
@@ -252,63 +262,52 @@ class MobileR2LDataManager(VanillaDataManager):
         (views, H, W)."""
         if self.phase is Phase.TEACHER:
             return super().next_train(step)
-        count, pitch = self.config.views_per_batch, self._draw_pitch()
-        photos = 0
+        count, photos = self.config.views_per_batch, 0
         if self.phase is Phase.FINETUNE:
             # Rounded up and down by turns of chance, so that a small batch keeps the share on average.
             share = count * self.config.photo_share
             photos = int(share) + int(torch.rand((), generator=self._generator) < share - int(share))
-        place = self._draw_place(pitch)
+        place = self._draw_place()
         parts = []
         if photos < count:
-            parts.append(self._pseudo_batch(count - photos, pitch, place))
+            parts.append(self._pseudo_batch(count - photos, place))
         if photos:
-            parts.append(self.photos[pitch].draw(photos, self._generator, self.device, place))
+            assert self.photos is not None
+            parts.append(self.photos.draw(photos, self._generator, self.device, place))
         origins, directions, pictures = (torch.cat([part[i] for part in parts]) for i in range(3))
         batch = {"image": pictures}
         masks = [part[3] for part in parts]
         if any(mask is not None for mask in masks):
             full = zip(masks, parts, strict=True)
             batch["mask"] = torch.cat([torch.ones_like(p[2][..., 0]) if mask is None else mask for mask, p in full])
-        return as_ray_bundle(origins, directions, pitch), batch
+        return as_ray_bundle(origins, directions), batch
 
-    def _draw_pitch(self) -> float:
-        pitches, share = self.student.pitches, self.config.full_pitch_share
-        if len(pitches) == 1 or float(torch.rand((), generator=self._generator)) < share:
-            return pitches[0]
-        return pitches[1 + int(torch.randint(len(pitches) - 1, (), generator=self._generator))]
+    def _shifts_grid(self) -> bool:
+        return self.config.shift_grid and min(self.view.grid) > 1
 
-    def _shifts_grid(self, view: StudentView) -> bool:
-        return self.config.shift_grid and min(view.grid) > 1
-
-    def _draw_place(self, pitch: float) -> tuple[int, int] | None:
+    def _draw_place(self) -> tuple[int, int] | None:
         """Where within a block the grid of rays begins, down and right in pixels; None if it is not moved."""
-        view = self.view.at(pitch)
-        if not self._shifts_grid(view):
+        if not self._shifts_grid():
             return None
-        down, right = torch.randint(view.stride, (2,), generator=self._generator).tolist()
+        down, right = torch.randint(self.view.stride, (2,), generator=self._generator).tolist()
         return down, right
 
-    def _pseudo_batch(
-        self, count: int, pitch: float, place: tuple[int, int] | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _pseudo_batch(self, count: int, place: tuple[int, int] | None) -> tuple[Tensor, Tensor, Tensor, None]:
         assert self.pool is not None
         self._owed_views += self.config.refresh_rate
         while self._owed_views >= 1.0:
             self._owed_views -= 1.0
             self.render_view(self.sample_poses(1)[0])
         poses, pictures = self.pool.draw(count, self.device)
-        view = self.view.at(pitch)
-        pictures, mask = self.view.coarsen(pictures, pitch)
+        view = self.view
         if place is not None:
             down, right = place
             view = view.beginning_at(down, right)
-            rows, columns = slice(down, down + view.height), slice(right, right + view.width)
-            pictures, mask = pictures[:, rows, columns], None if mask is None else mask[:, rows, columns]
-        return *view.rays(poses), pictures, mask
+            pictures = pictures[:, down : down + view.height, right : right + view.width]
+        return *view.rays(poses), pictures, None
 
     def get_train_rays_per_batch(self) -> int:
         if self.phase is Phase.TEACHER:
             return super().get_train_rays_per_batch()
-        rows, columns = (size - self._shifts_grid(self.view) for size in self.view.grid)
+        rows, columns = (size - self._shifts_grid() for size in self.view.grid)
         return self.config.views_per_batch * rows * columns

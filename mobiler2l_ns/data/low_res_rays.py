@@ -104,14 +104,12 @@ def camera_rays(cameras: Cameras, stride: int) -> tuple[Float[Tensor, "n 1 1 3"]
     return cameras.camera_to_worlds[:, None, None, :, 3], torch.stack(directions)
 
 
-def as_ray_bundle(
-    origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"], pitch: float = 1.0
-) -> RayBundle:
-    """Wrap low-resolution rays as nerfstudio's RayBundle (unit directions; beside them their length and the pitch)."""
+def as_ray_bundle(origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"]) -> RayBundle:
+    """Wrap low-resolution rays as nerfstudio's RayBundle (unit directions, and beside them their length)."""
     length = directions.norm(dim=-1, keepdim=True)
     return RayBundle(
         origins=origins.expand_as(directions),
         directions=directions / length,
         pixel_area=torch.ones_like(length),
-        metadata={"directions_norm": length, "pitch": torch.full_like(length, pitch)},
+        metadata={"directions_norm": length},
     )

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
-from torch.nn import functional
 
 from mobiler2l_ns.data.low_res_rays import grid_size, pinhole_rays
 
@@ -76,24 +75,6 @@ class StudentView:
         """Undistorted cameras at the poses, as large as what the student renders."""
         height, width = self.covered
         return Cameras(poses, self.fx, self.fy, self.cx, self.cy, width=width, height=height)
-
-    def coarsen(
-        self, pictures: Float[Tensor, "n ch cw channels"], pitch: float
-    ) -> tuple[Float[Tensor, "n bh bw channels"], Float[Tensor, "n bh bw"] | None]:
-        """Pictures of this view's covered size, averaged to those of ``at(pitch)``.
-
-        Returns:
-            The pictures, and a mask of the pixels that a coarser picture has (None: all of them).
-        """
-        if pitch == 1.0:
-            return pictures, None
-        coarse = self.at(pitch)
-        (rows, columns), (height, width) = coarse.covered, (coarse.height, coarse.width)
-        chw = pictures[:, : self.height, : self.width].permute(0, 3, 1, 2)
-        chw = functional.interpolate(chw, (height, width), mode="bilinear", antialias=True)
-        beyond = (0, columns - width, 0, rows - height)
-        mask = functional.pad(torch.ones_like(chw[:, 0]), beyond)
-        return functional.pad(chw, beyond).permute(0, 2, 3, 1), mask
 
     def rays(self, poses: Float[Tensor, "n 3 4"]) -> tuple[Float[Tensor, "n 1 1 3"], Float[Tensor, "n rows columns 3"]]:
         """Low-resolution rays of undistorted cameras at the poses, computed on the poses' device."""

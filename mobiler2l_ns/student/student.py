@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from importlib.util import find_spec
 
 import torch
@@ -80,7 +81,7 @@ class Student(nn.Module):
         self,
         origins: Float[Tensor, "n #h #w 3"],
         directions: Float[Tensor, "n h w 3"],
-        pitch: Float[Tensor, "n #h #w 1"] | float = 1.0,
+        pitch: float = 1.0,
     ) -> Float[Tensor, "n channels h w"]:
         """The network's input for low-resolution rays, channels_last in memory; points are jittered in training.
 
@@ -101,16 +102,14 @@ class Student(nn.Module):
             points = contract(points)
         encoded = encode(points.flatten(-2), self.config.num_frequencies)
         if len(self.config.pitches) > 1:
-            if not isinstance(pitch, Tensor):
-                pitch = torch.full_like(encoded[..., :1], pitch)
-            encoded = torch.cat([encoded, pitch.log2().expand(views, height, width, 1)], dim=-1)
+            encoded = torch.cat([encoded, torch.full_like(encoded[..., :1], math.log2(pitch))], dim=-1)
         return encoded.permute(0, 3, 1, 2)
 
     def forward(
         self,
         origins: Float[Tensor, "n #h #w 3"],
         directions: Float[Tensor, "n h w 3"],
-        pitch: Float[Tensor, "n #h #w 1"] | float = 1.0,
+        pitch: float = 1.0,
     ) -> Float[Tensor, "n colours sh sw"]:
         """Pictures in 0..1, RGB or premultiplied RGBA, of rays as ``encode_rays`` takes them."""
         # The encoding's sines need all of float32; only the network may run in half precision.

@@ -100,24 +100,20 @@ def paint_directions(camera):
     return {"picture": directions / 4 + 0.5, "depth": torch.full_like(directions[..., :1], 4.0)}
 
 
-@pytest.mark.parametrize("pitches", [(1.0,), (1.0, 2.0)])
 @pytest.mark.parametrize("shift", [True, False])
-def test_a_shifted_grids_rays_go_through_the_middle_of_their_blocks(config, shift, pitches):
-    student = replace(PAPER, pitches=pitches)
-    datamanager = set_up(replace(config, shift_grid=shift, full_pitch_share=0.5), paint_directions, student=student)
+def test_a_shifted_grids_rays_go_through_the_middle_of_their_blocks(config, shift):
+    datamanager = set_up(replace(config, shift_grid=shift), paint_directions)
     datamanager.phase = Phase.DISTIL
     datamanager.fill_pool()
     for step in range(8):
         rays, batch = datamanager.next_train(step)
-        coarse = float(rays.metadata["pitch"].flatten()[0]) == 2.0
-        rows = (4 if coarse else 7) - shift
-        assert coarse or datamanager.get_train_rays_per_batch() == 3 * rows * rows
+        rows = 7 - shift
+        assert datamanager.get_train_rays_per_batch() == 3 * rows * rows
         assert rays.shape == (3, rows, rows) and batch["image"].shape == (3, 8 * rows, 8 * rows, 3)
         directions = rays.directions * rays.metadata["directions_norm"]
         blocks = functional.avg_pool2d(batch["image"].permute(0, 3, 1, 2), 8).permute(0, 2, 3, 1)
-        whole = slice(None, rows - 1 if coarse else rows)  # the last blocks reach beyond a coarse picture
-        torch.testing.assert_close(directions[:, whole, whole], 4 * (blocks - 0.5)[:, whole, whole], atol=6e-3, rtol=0)
-        assert "mask" not in batch or batch["mask"].shape == batch["image"].shape[:3]
+        torch.testing.assert_close(directions, 4 * (blocks - 0.5), atol=6e-3, rtol=0)
+        assert "mask" not in batch
 
 
 @pytest.mark.parametrize(("shift", "places"), [(True, 16), (False, 1)])
@@ -171,26 +167,14 @@ def test_fine_tuning_mixes_photos_and_pseudo_views(config, share, expected):
     assert photos / total == pytest.approx(expected, abs=0.06)
 
 
-def test_every_pitch_comes_with_its_own_rays_and_pictures(config):
-    student = StudentConfig(pitches=(1.0, 1.5, 2.0, 4.0))
-    datamanager = set_up(replace(config, full_pitch_share=0.25, shift_grid=False), CountingTeacher(), student=student)
-    datamanager.fill_pool()
-    datamanager.load_photos(torch.ones(3))
-    for phase in (Phase.DISTIL, Phase.FINETUNE):
-        datamanager.phase = phase
-        grids = set()
-        for step in range(40):
-            rays, batch = datamanager.next_train(step)
-            pitch = float(rays.metadata["pitch"].unique())
-            view = datamanager.view.at(pitch)
-            assert rays.shape == (3, *view.grid) and batch["image"].shape == (3, *view.covered, 3)
-            if pitch > 1.0:
-                assert float(batch["mask"][:, : view.height, : view.width].min()) == 1.0
-                assert float(batch["mask"].mean()) == pytest.approx(
-                    view.height * view.width / (view.covered[0] * view.covered[1])
-                )
-            grids.add(view.grid)
-        assert grids == {(7, 7), (5, 5), (4, 4), (2, 2)}
+@pytest.mark.parametrize(("coarsest", "shift", "fits"), [(6.0, True, True), (7.0, True, False), (7.0, False, True)])
+def test_a_pitch_whose_cell_is_larger_than_the_picture_is_refused(config, coarsest, shift, fits):
+    student = replace(PAPER, pitches=(1.0, coarsest))
+    datamanager = set_up(replace(config, shift_grid=shift), CountingTeacher(), student=student)
+    if fits:
+        return datamanager.check_pitches()
+    with pytest.raises(UserError, match="52 x 52 pixels are too small to be learned at pitch 7 as well"):
+        datamanager.check_pitches()
 
 
 def test_a_cached_pool_is_measured_on_a_few_views_of_its_own(config, tmp_path):
@@ -209,7 +193,7 @@ def test_alpha_needs_photos_that_have_it(config, monkeypatch):
     datamanager.load_photos(torch.ones(3))
     straight = torch.from_numpy(datamanager.train_dataset.get_numpy_image(0)) / 255.0
     expected = torch.cat([straight[..., :3] * straight[..., 3:], straight[..., 3:]], dim=-1)
-    _, _, premultiplied, _ = datamanager.photos[1.0].take(torch.tensor([0]), "cpu")
+    _, _, premultiplied, _ = datamanager.photos.take(torch.tensor([0]), "cpu")
     torch.testing.assert_close(premultiplied[0, :52, :52], expected, atol=0.5 / 255 + 1e-6, rtol=0)
     datamanager.check_photos()
     opaque = datamanager.train_dataset.get_numpy_image(0)[..., :3]

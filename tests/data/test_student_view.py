@@ -30,20 +30,3 @@ def test_a_coarser_view_shows_the_same_in_fewer_pixels(pitch):
     # The picture's corners stay where they are.
     assert coarse.cx / coarse.fx == pytest.approx(VIEW.cx / VIEW.fx)
     assert (coarse.height - coarse.cy) / coarse.fy == pytest.approx((60 - 31.0) / 95.0)
-
-
-@pytest.mark.parametrize("pitch", [1.0, 1.5, 2.0, 4.0])
-def test_coarser_pictures_keep_every_pixel_with_its_ray(pitch):
-    pose = torch.eye(4)[None, :3]
-    full = VIEW.cameras(pose).generate_rays(camera_indices=0, keep_shape=True)
-    picture = (full.directions * full.metadata["directions_norm"])[None]
-    coarse, mask = VIEW.coarsen(picture, pitch)
-    view = VIEW.at(pitch)
-    own = view.cameras(pose).generate_rays(camera_indices=0, keep_shape=True)
-    expected = own.directions * own.metadata["directions_norm"]
-    assert coarse.shape == (1, *view.covered, 3)
-    inner = (slice(2, view.height - 2), slice(2, view.width - 2))
-    torch.testing.assert_close(coarse[0][inner], expected[inner], atol=5e-4, rtol=0)
-    assert (mask is None) == (pitch == 1.0)
-    if mask is not None:
-        assert float(mask.sum()) == view.height * view.width
