@@ -52,6 +52,7 @@ def make_config(demo_scene):
             eval_num_rays_per_batch=64,
             pool_views=6,
             refresh_rate=0.2,
+            refresh_share=1.0,
         )
         settings = {
             "model": model,

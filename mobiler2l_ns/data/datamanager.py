@@ -26,6 +26,7 @@ from mobiler2l_ns.data.poses import PoseSamplerName, look_at_point, make_pose_sa
 from mobiler2l_ns.data.pseudo_views import BYTES_PER_GIB, PseudoViewPool
 from mobiler2l_ns.data.scene_extent import SceneExtent
 from mobiler2l_ns.data.student_view import StudentView
+from mobiler2l_ns.data.time_share import TimeShare
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.phases import Phase
 from mobiler2l_ns.student.network import StudentConfig
@@ -56,6 +57,8 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     """Where the pool lives; auto takes the GPU when half of its free memory holds the pool."""
     refresh_rate: float = 0.2
     """New pseudo views per training step and device, each replacing the oldest; 0 keeps the first ones."""
+    refresh_share: float = 0.2
+    """Most of the student's training time that rendering those may take: a slow teacher gives fewer of them."""
     shift_grid: bool = True
     """Lay each batch's grid of rays over the pictures at another place within a block: a picture then teaches
     stride x stride sets of rays in place of one, each one row and column smaller."""
@@ -80,6 +83,7 @@ class MobileR2LDataManager(VanillaDataManager):
         self.extent = SceneExtent()
         self._render: RenderTeacher | None = None
         self._owed_views = 0.0
+        self._refresh = TimeShare(config.refresh_share)
         self._generator = torch.Generator().manual_seed(torch.initial_seed() % (1 << 31))
 
     # Photos
@@ -184,6 +188,7 @@ class MobileR2LDataManager(VanillaDataManager):
         height, width = self.view.covered
         wanted = views * height * width * self.student.output_channels
         budget = self.config.pool_budget_gib * BYTES_PER_GIB / comms.get_world_size()
+        torch.cuda.empty_cache()  # what the teacher's training has left to torch is free as well
         free, _ = torch.cuda.mem_get_info(training)
         return training if min(wanted, budget) < free / 2 else torch.device("cpu")
 
@@ -297,7 +302,9 @@ class MobileR2LDataManager(VanillaDataManager):
         self._owed_views += self.config.refresh_rate
         while self._owed_views >= 1.0:
             self._owed_views -= 1.0
-            self.render_view(self.sample_poses(1)[0])
+            if self._refresh.has_room():
+                with self._refresh.taking(self.device):
+                    self.render_view(self.sample_poses(1)[0])
         poses, pictures = self.pool.draw(count, self.device)
         view = self.view
         if place is not None:

@@ -1,5 +1,6 @@
 """The DataManager: exact photo sizes, and pseudo views only where they are wanted."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -144,12 +145,31 @@ def test_photos_and_pseudo_views_of_a_batch_share_its_grid(config, shift):
 @pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.25, 2), (1.0, 8), (1.5, 12)])
 def test_the_pool_is_refreshed_at_its_rate(config, rate, expected):
     teacher = CountingTeacher()
-    datamanager = set_up(replace(config, refresh_rate=rate), teacher)
+    datamanager = set_up(replace(config, refresh_rate=rate, refresh_share=1.0), teacher)
     datamanager.phase = Phase.DISTIL
     datamanager.fill_pool()
     for step in range(8):
         datamanager.next_train(step)
     assert teacher.pictures == 5 + expected and len(datamanager.pool) == 5
+
+
+def test_a_slow_teacher_refreshes_the_pool_in_its_share_of_the_time_only(config, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def paint_slowly(camera):
+        clock[0] += 3.0
+        return paint_directions(camera)
+
+    datamanager = set_up(replace(config, refresh_rate=1.0, refresh_share=0.25), paint_slowly)
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    filled, begun = datamanager.pool.rendered, clock[0]
+    for step in range(200):
+        datamanager.next_train(step)
+        clock[0] += 1.0
+    rendering = 3.0 * (datamanager.pool.rendered - filled)
+    assert rendering / (clock[0] - begun) == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
