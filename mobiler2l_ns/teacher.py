@@ -89,7 +89,8 @@ def render_teacher(
     training = teacher.training
     teacher.eval()
     try:
-        with torch.no_grad(), override:
+        # Views that are refreshed during training would otherwise be rendered in its half precision.
+        with torch.no_grad(), torch.autocast(teacher.device.type, enabled=False), override:
             outputs = teacher.get_outputs_for_camera(camera, obb_box=obb_box)
     finally:
         teacher.train(training)

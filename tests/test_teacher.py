@@ -38,6 +38,25 @@ def test_a_teacher_is_rendered_in_evaluation_mode_whatever_its_outputs_are_calle
     assert teacher.training
 
 
+class InHalfPrecision(Model):
+    """A teacher of matrix products, as splatfacto's camera goes through one."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.device_indicator_param = torch.nn.Parameter(torch.zeros(1))
+
+    def get_outputs_for_camera(self, camera, obb_box=None):
+        generator = torch.Generator().manual_seed(0)
+        colours = torch.rand(48, 8, generator=generator) @ torch.rand(8, 3, generator=generator) / 8
+        return {"rgb": colours.reshape(6, 8, 3)}
+
+
+def test_a_teacher_is_rendered_in_full_precision_also_during_training():
+    expected = render_teacher(InHalfPrecision(), camera())["rgb"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(render_teacher(InHalfPrecision(), camera())["rgb"], expected)
+
+
 class Splats(Model):
     """A wall of half opaque red at z = -3, rendered as splatfacto does: over a colour of its own, with z-depths."""
 
