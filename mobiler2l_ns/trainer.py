@@ -79,6 +79,9 @@ class MobileR2LTrainer(Trainer):
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             raise UserError("torch finds no NVIDIA GPU here: train on the CPU with --machine.device-type cpu")
         distributed.set_up_rank(config.machine.device_type, local_rank)
+        if world_size > 1:
+            # The other ranks wait at the end, and take half an hour of waiting for a failure.
+            config.viewer.quit_on_train_completion = True
         super().__init__(config, local_rank, world_size)
         # nerfstudio takes one with a GPU in the machine, whether it trains on that or not.
         self.grad_scaler = Scaler(enabled=self.mixed_precision or config.use_grad_scaler)
@@ -134,10 +137,13 @@ class MobileR2LTrainer(Trainer):
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
         self._set_student_rates(step)
+        plan = self.config.pipeline.plan()
+        if plan.at(step) is not Phase.TEACHER and self.grad_scaler.is_enabled():
+            # bfloat16 reaches as far as float32: the student's gradients need no scale, whose checks wait for the GPU.
+            self.grad_scaler = Scaler(enabled=False)
         loss, losses, metrics = super().train_iteration(step)
         distributed.average_batch_norms(self.pipeline.model.student.network)
         self._log_step(step, loss, metrics)
-        plan = self.config.pipeline.plan()
         if plan.at(step + 1) is not plan.at(step):
             # The next phase starts with long work on what this one has learned.
             self.save_checkpoint(step)

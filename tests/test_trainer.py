@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from short_run import open_run
+from torch.amp.grad_scaler import GradScaler
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.trainer import Scaler
@@ -49,6 +50,29 @@ def test_the_students_rate_follows_the_step_when_nerfstudio_leaves_the_schedule_
     trainer.train_iteration(1)
     assert rates == [scheduler.base_lrs[0] * scheduler.lr_lambdas[0](1)] and rates[0] > 0
     assert scheduler.last_epoch == 2
+
+
+def test_only_the_teachers_gradients_are_scaled(make_config, tmp_path):
+    config = make_config(tmp_path, teacher_steps=1, distill_steps=2, finetune_steps=0)
+    trainer = config.setup()
+    config.save_config()
+    trainer.setup()
+    trainer.grad_scaler = GradScaler("cpu")
+    scaled = []
+    for step in range(3):
+        trainer.callbacks[0].func(step=step)
+        trainer.train_iteration(step)
+        scaled.append(trainer.grad_scaler.is_enabled())
+    assert scaled == [True, False, False]
+
+
+def test_one_of_several_ranks_does_not_keep_the_viewer_open_while_others_wait(make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("mobiler2l_ns.distributed.set_up_rank", lambda *_: None)
+    for ranks, quits in ((1, False), (2, True)):
+        config = make_config(tmp_path)
+        config.viewer.quit_on_train_completion = False
+        config.setup(world_size=ranks)
+        assert config.viewer.quit_on_train_completion is quits
 
 
 def test_a_checkpoint_of_another_device_goes_on_with_this_ones_kernels(trainer, make_config, tmp_path):
