@@ -1,5 +1,8 @@
 """The student's optimizers: AdamW, and Muon for its matrices."""
 
+# torch's optimizers are made of torch._foreach_*, which are not declared as public.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from collections import defaultdict
@@ -85,27 +88,29 @@ class Muon(torch.optim.AdamW):
         self._held = {}
 
     def _move(self, gradients: dict[Tensor, Tensor]) -> None:
-        alike: dict[tuple[int, ...], list[tuple[Tensor, float, float]]] = defaultdict(list)
+        alike: dict[tuple[int, int, float, float], list[Tensor]] = defaultdict(list)
         for group, unit in zip(self.param_groups, self.units, strict=True):
             for matrix in group["params"]:
                 if matrix in gradients and matrix.numel():
                     rate, decay = group["lr"] * unit, group["lr"] * group["weight_decay"]
-                    alike[(len(matrix), matrix[0].numel())].append((matrix, rate, decay))
-        for (rows, columns), matrices in alike.items():
-            ahead = torch.stack([self._ahead(matrix, gradients[matrix]) for matrix, _, _ in matrices])
+                    alike[(len(matrix), matrix[0].numel(), rate, decay)].append(matrix)
+        for (rows, columns, rate, decay), matrices in alike.items():
+            ahead = torch.stack([each.flatten(1) for each in self._ahead(matrices, [gradients[m] for m in matrices])])
             # A tall matrix's step is larger, so that outputs change at the same pace whatever the shape.
-            steps = orthogonalised(ahead) * max(1.0, rows / columns) ** 0.5
-            for (matrix, rate, decay), step in zip(matrices, steps, strict=True):
-                matrix.mul_(1.0 - decay).sub_(step.view(matrix.shape), alpha=rate)
+            steps = orthogonalised(ahead).mul_(-rate * max(1.0, rows / columns) ** 0.5)
+            # One kernel a shape in place of one a matrix.
+            torch._foreach_mul_(matrices, 1.0 - decay)
+            torch._foreach_add_(matrices, [step.view(m.shape) for step, m in zip(steps, matrices, strict=True)])
 
-    def _ahead(self, matrix: Tensor, gradient: Tensor) -> Float[Tensor, "rows columns"]:
-        state = self.state[matrix]
-        if "momentum" not in state:
-            # AdamW looks for "step" in whatever state it loads.
-            state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(matrix)}
-        state["step"] += 1
-        state["momentum"].lerp_(gradient, 1.0 - self.momentum)
-        return gradient.lerp(state["momentum"], self.momentum).flatten(1)
+    def _ahead(self, matrices: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Nesterov's look ahead of each matrix."""
+        for matrix in matrices:
+            if "momentum" not in self.state[matrix]:
+                # AdamW looks for "step" in whatever state it loads.
+                self.state[matrix] |= {"step": torch.zeros(()), "momentum": torch.zeros_like(matrix)}
+        momenta = [self.state[matrix]["momentum"] for matrix in matrices]
+        torch._foreach_lerp_(momenta, gradients, 1.0 - self.momentum)
+        return list(torch._foreach_lerp(gradients, momenta, self.momentum))
 
 
 @dataclass
