@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,6 +41,18 @@ def multiplies_bfloat16(device: str) -> bool:
         return torch.cuda.get_device_capability() >= (8, 0)
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # older versions of torch cannot tell
     return device == "cpu" and known is not None and known()
+
+
+@functools.cache
+def compiles(device: str) -> bool:
+    """Whether torch.compile gets to its end on a type of device: on GPUs its compiler wants a C compiler as well."""
+    try:
+        torch.compile(lambda x: x.sin() + 1.0)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever a compiler that is missing or unfit ends in
+        reason = str(error).strip().partition("\n")[0]
+        CONSOLE.print(f"[yellow]The student is trained without torch.compile, which fails here: {reason}")
+        return False
+    return True
 
 
 class Student(nn.Module):
@@ -128,7 +141,9 @@ class Student(nn.Module):
         """Compile the network's training pass with torch.compile, where that is configured; again when pruning has
         changed its shape."""
         wanted = self.config.compile
-        if wanted == "on" or (wanted == "auto" and device.type == "cuda" and find_spec("triton") is not None):
+        if wanted == "auto" and device.type == "cuda" and find_spec("triton") is not None and compiles("cuda"):
+            wanted = "on"
+        if wanted == "on":
             # Earlier shapes count towards the limit after which torch compiles no more.
             torch.compiler.reset()
             self.network.compile()

@@ -6,11 +6,12 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from mobiler2l_ns.data.low_res_rays import camera_rays
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.student.network import StudentConfig
-from mobiler2l_ns.student.student import Student
+from mobiler2l_ns.student.network import StudentConfig, StudentNetwork
+from mobiler2l_ns.student.student import Student, compiles
 
 CONFIG = StudentConfig(width=16, num_blocks=2, sr_channels=(8, 8, 4))
 POSE = torch.tensor([[1.0, 0.0, 0.0, 0.1], [0.0, 1.0, 0.0, -0.2], [0.0, 0.0, 1.0, 4.0]])
@@ -196,6 +197,42 @@ def test_a_compiled_student_learns_the_same():
     student.compile_for(torch.device("cpu"))
     torch.testing.assert_close(gradient(), expected, atol=1e-4, rtol=1e-3)
     assert student.eval().render(camera(33, 21, 50.0)).shape == (21, 33, 3)  # any size, without compiling it
+
+
+def test_where_torch_compile_fails_a_student_is_trained_without_it(monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one")
+
+    monkeypatch.setattr("mobiler2l_ns.student.student.find_spec", lambda _: "triton")
+    monkeypatch.setattr(torch, "compile", fail)
+    compiles.cache_clear()
+    compiled = []
+    for compile in ("auto", "auto", "off"):
+        student = Student(replace(CONFIG, compile=compile))
+        monkeypatch.setattr(student.network, "compile", lambda: compiled.append(True))
+        student.compile_for(torch.device("cuda"))
+    compiles.cache_clear()
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("without torch.compile, which fails here: Failed to find C compiler.") == 1
+    assert not compiled and "Please specify" not in printed
+
+
+def test_a_growing_student_is_compiled_once_a_stage_and_size_and_as_a_whole():
+    network = StudentNetwork(
+        StudentConfig(width=16, num_blocks=6, sr_channels=(8, 8, 4), norm=False, pitches=(1.0, 2.0))
+    )
+    channels = network.config.input_channels
+    counter = CompileCounter()
+    torch.compiler.reset()
+    network.compile(backend=counter, fullgraph=True)  # which fails where a graph breaks
+    for blocks in (1, 2, 4, 6):
+        network.active_blocks = blocks
+        for _ in range(3):
+            for rows in (12, 6, 5):
+                network(torch.randn(2, channels, rows, rows)).mean().backward()
+    # Far from the limit beyond which torch compiles no more.
+    assert counter.frame_count <= 5 < torch._dynamo.config.recompile_limit
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("pitches", [(), (2.0, 4.0), (1.0, 4.0, 2.0), (1.0, 1.0)])
