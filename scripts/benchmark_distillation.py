@@ -278,7 +278,7 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
 
     seconds = arguments.minutes * 60.0
     pace = Pace(seconds, config.pipeline)
-    elapsed, step, images, curve = 0.0, 0, 0, []
+    elapsed, step, images, curve, queued = 0.0, 0, 0, [], None
     model.train()
     while elapsed < seconds:
         if elapsed >= pace.distilling and pace.finetuned is None:
@@ -299,7 +299,11 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
         loss.backward()  # type: ignore[union-attr]
         optimizer.step()
         if race.device == "cuda":
-            torch.cuda.synchronize()
+            # One step may be under way while the next is queued, as in training.
+            done, queued = queued, torch.cuda.Event()
+            queued.record(torch.cuda.current_stream())
+            if done is not None:
+                done.synchronize()
         elapsed += time.perf_counter() - began
         step, images = step + 1, images + len(batch["image"])
         if elapsed >= pace.distilling and model.phase is Phase.DISTIL:
