@@ -108,6 +108,7 @@ class Muon(torch.optim.AdamW):
             if "momentum" not in self.state[matrix]:
                 # AdamW looks for "step" in whatever state it loads.
                 self.state[matrix] |= {"step": torch.zeros(()), "momentum": torch.zeros_like(matrix)}
+        torch._foreach_add_([self.state[matrix]["step"] for matrix in matrices], 1.0)
         momenta = [self.state[matrix]["momentum"] for matrix in matrices]
         torch._foreach_lerp_(momenta, gradients, 1.0 - self.momentum)
         return list(torch._foreach_lerp(gradients, momenta, self.momentum))
