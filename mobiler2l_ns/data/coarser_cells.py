@@ -41,11 +41,11 @@ class CoarserCells:
     def draw(
         cls, rows: int, columns: int, stride: int, pitch: float, generator: Generator | None = None
     ) -> CoarserCells:
-        """As many cells as fit a grid of ``rows`` x ``columns`` blocks, at a random place in it."""
-        cells = max(1, int(rows / pitch)), max(1, int(columns / pitch))
+        """As many cells as fit a grid of ``rows`` x ``columns`` blocks, at least one, at a random place in it."""
+        cells = int(rows / pitch), int(columns / pitch)
         height, width = (round(count * stride * pitch) for count in cells)
         top, left = (
-            int(torch.randint(max(0, blocks * stride - size) + 1, (), generator=generator))
+            int(torch.randint(blocks * stride - size + 1, (), generator=generator))
             for blocks, size in ((rows, height), (columns, width))
         )
         return cls(pitch, stride, *cells, top, left, height, width)
