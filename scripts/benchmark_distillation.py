@@ -45,7 +45,7 @@ def recipe_config(name: str, network: str) -> Any:
     Raises:
         SystemExit: if there is no such method or field.
     """
-    from mobiler2l_ns import methods
+    from mobiler2l_ns.plugin import methods
     from mobiler2l_ns.student.network import StudentConfig
 
     base, *changes = name.split("+")
@@ -177,8 +177,8 @@ class Race:
 
     def pipeline(self, config: Any) -> Any:
         """The pipeline of a recipe, its pool filled and its student's geometry measured."""
-        from mobiler2l_ns.phases import Phase
-        from mobiler2l_ns.pipeline import MobileR2LPipeline
+        from mobiler2l_ns.progress.phases import Phase
+        from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
         oracle = self.arguments.oracle
 
@@ -202,8 +202,8 @@ class Race:
 
     def held_out(self, pipeline: Any) -> dict[str, list[tuple[Any, Tensor]]]:
         """Cameras and pictures to be judged on: fresh poses seen by the teacher, and the capture's test photos."""
-        from mobiler2l_ns.data.photos import over_background
-        from mobiler2l_ns.teacher import fingerprint
+        from mobiler2l_ns.capture.photos import over_background
+        from mobiler2l_ns.teacher.teacher import fingerprint
 
         teacher = pipeline.model.find_teacher()
         poses = pipeline.datamanager.sampler.sample(HELD_OUT_POSES, torch.Generator().manual_seed(12345))
@@ -245,7 +245,7 @@ class Pace:
 
     def plan(self, step: int, elapsed: float) -> Any:
         """The phases in steps, if those to come take as long as those before."""
-        from mobiler2l_ns.phases import PhasePlan
+        from mobiler2l_ns.progress.phases import PhasePlan
 
         if self.finetuned is None:
             pace = step / elapsed if step > 20 else 1e9
@@ -261,8 +261,8 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
     """Train one recipe for the race's time and judge it along the way; returns what was measured, and the student."""
     from nerfstudio.engine.optimizers import Optimizers
 
-    from mobiler2l_ns.phases import Phase
-    from mobiler2l_ns.schedule import StudentScheduler
+    from mobiler2l_ns.progress.phases import Phase
+    from mobiler2l_ns.run.schedule import StudentScheduler
 
     torch.manual_seed(seed)
     arguments = race.arguments

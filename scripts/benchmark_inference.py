@@ -31,8 +31,8 @@ Frame = Callable[[Inputs], Any]
 
 def student_of(method: str, size: int) -> Any:
     """An untrained student of a method that renders ``size`` pixels square."""
-    from mobiler2l_ns import methods
-    from mobiler2l_ns.student.student import Student
+    from mobiler2l_ns.plugin import methods
+    from mobiler2l_ns.student.renderer import Student
 
     specification = getattr(methods, method.replace("-", "_"), None)
     if specification is None:
@@ -88,7 +88,7 @@ def open_ncnn(path: Path, threads: int) -> Frame:
 
 def open_coreml(path: Path, threads: int) -> Frame:
     """One frame by Core ML, which chooses processors and threads itself."""
-    from mobiler2l_ns.export.formats import FORMATS
+    from mobiler2l_ns.export.formats.table import FORMATS
 
     return FORMATS["coreml"].open(path, "main")
 
@@ -100,7 +100,7 @@ if sys.platform == "darwin":
 
 def formats_present() -> list[str]:
     """Every precision of every format that can be written and timed here."""
-    from mobiler2l_ns.export.formats import FORMATS
+    from mobiler2l_ns.export.formats.table import FORMATS
 
     forms = [FORMATS[name] for name in OPEN if FORMATS[name].missing() is None]
     return [
@@ -128,7 +128,7 @@ def main() -> None:
     from rich.progress import track
     from rich.table import Table
 
-    from mobiler2l_ns.export.formats import FORMATS
+    from mobiler2l_ns.export.formats.table import FORMATS
     from mobiler2l_ns.export.graph import graph_of
     from mobiler2l_ns.export.manifest import digests
     from mobiler2l_ns.student.network import measure_cost

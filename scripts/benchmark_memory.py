@@ -22,10 +22,10 @@ def stream(views: int, size: int, budget_gib: float, device: str) -> dict[str, f
     """Fill a pool that wants ``views`` views, stream as many again through it, and train in between."""
     import torch
 
-    from mobiler2l_ns import methods
-    from mobiler2l_ns.data.pseudo_views import BYTES_PER_GIB, PseudoViewPool
-    from mobiler2l_ns.data.student_view import StudentView
-    from mobiler2l_ns.student.student import Student
+    from mobiler2l_ns.geometry.picture import StudentView
+    from mobiler2l_ns.plugin import methods
+    from mobiler2l_ns.pool.pseudo_views import BYTES_PER_GIB, PseudoViewPool
+    from mobiler2l_ns.student.renderer import Student
 
     tiny: Any = methods.mobiler2l_tiny.config.pipeline.model
     student = Student(replace(tiny, width=32, num_blocks=2)).to(device)

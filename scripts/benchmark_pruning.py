@@ -27,7 +27,7 @@ def time_by_turns(students: dict[str, Any], size: int, runs: int) -> dict[str, t
     """Megabytes of each student's ONNX file and median milliseconds of its picture of ``size`` pixels square."""
     import onnxruntime
 
-    from mobiler2l_ns.export import onnx
+    from mobiler2l_ns.export.formats.onnx import convert as onnx
     from mobiler2l_ns.export.graph import PoseToImage
     from mobiler2l_ns.export.package import view_of
 

@@ -75,9 +75,9 @@ def plain_step(config: Any, views: int, size: int, device: str) -> Callable[[], 
 
 def default_step(method: Any, config: Any, views: int, size: int, device: str, blocks: int) -> Callable[[], None]:
     """This project's training step, from poses and bytes to new weights, with the first ``blocks`` blocks active."""
-    from mobiler2l_ns.data.pseudo_views import PseudoViewPool
-    from mobiler2l_ns.data.student_view import StudentView
-    from mobiler2l_ns.student.student import Student
+    from mobiler2l_ns.geometry.picture import StudentView
+    from mobiler2l_ns.pool.pseudo_views import PseudoViewPool
+    from mobiler2l_ns.student.renderer import Student
 
     student = Student(config)
     student.capture.record(scene_radius=torch.tensor(1.3))
@@ -115,9 +115,9 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mobiler2l_ns import methods
+    from mobiler2l_ns.plugin import methods
     from mobiler2l_ns.student.network import StudentConfig, measure_cost
-    from mobiler2l_ns.student.student import multiplies_bfloat16
+    from mobiler2l_ns.student.renderer import multiplies_bfloat16
 
     device, size = arguments.device, arguments.size
     torch.backends.cudnn.benchmark = True  # as ns-train does

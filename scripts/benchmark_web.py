@@ -50,9 +50,10 @@ def folder_bytes(folder: Path, *without: str) -> int:
 
 def time_page(folder: Path, browser: Any, student: Any, runs: int) -> dict[str, float]:
     """Our page with the weights in half precision."""
-    from mobiler2l_ns.export import manifest, web_package
+    from mobiler2l_ns.export import manifest
+    from mobiler2l_ns.export.formats.web import convert as web_package
+    from mobiler2l_ns.export.formats.web.serve import serve
     from mobiler2l_ns.export.graph import PoseToImage
-    from mobiler2l_ns.export.serve import serve
 
     web_package.convert({"main": PoseToImage(student).eval()}, folder, "fp16", {})
     manifest.write_inside(folder, student, [manifest.describe_view("main", student.view(), 1.0)])
@@ -70,9 +71,9 @@ def time_page(folder: Path, browser: Any, student: Any, runs: int) -> dict[str, 
 
 def time_onnxruntime(folder: Path, browser: Any, student: Any, runs: int, runtime: Path) -> dict[str, float]:
     """The ONNX package of the same network in a page around onnxruntime-web."""
-    from mobiler2l_ns.export.formats import FORMATS
+    from mobiler2l_ns.export.formats.table import FORMATS
+    from mobiler2l_ns.export.formats.web.serve import serve
     from mobiler2l_ns.export.graph import PoseToImage
-    from mobiler2l_ns.export.serve import serve
 
     folder.mkdir()
     for name in RUNTIME:
@@ -105,7 +106,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mobiler2l_ns.export.chromium import Chromium
+    from mobiler2l_ns.export.formats.web.chromium import Chromium
 
     results: dict[str, dict[str, dict[str, float]]] = {}
     for method in arguments.methods:

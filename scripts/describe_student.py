@@ -30,9 +30,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     arguments = parser.parse_args()
 
-    from mobiler2l_ns import methods
     from mobiler2l_ns.errors import UserError
-    from mobiler2l_ns.export.load_student import load_student
+    from mobiler2l_ns.plugin import methods
+    from mobiler2l_ns.run.opening import load_student
     from mobiler2l_ns.student.network import measure_cost
 
     try:

@@ -152,7 +152,7 @@ def bilinear_3x3(pipeline: Any) -> None:
 
 def photos(pipeline: Any) -> None:
     """Half of the views are photos, from the start."""
-    from mobiler2l_ns.phases import Phase
+    from mobiler2l_ns.progress.phases import Phase
 
     pipeline.datamanager.load_photos(pipeline.model.background())
     pipeline.datamanager.phase = Phase.FINETUNE
@@ -211,7 +211,7 @@ def adamw(config: Any) -> None:
     """AdamW for the matrices too, two pictures a step."""
     from dataclasses import fields
 
-    from mobiler2l_ns.optimizer import AdamWOptimizerConfig
+    from mobiler2l_ns.run.optimizer import AdamWOptimizerConfig
 
     muon = config.optimizers["student"]["optimizer"]
     shared = {

@@ -20,11 +20,11 @@ def main() -> None:
         parser.error("--views must be at least 1")
 
     # The plugin's hooks let torch read nerfstudio's checkpoints.
-    import mobiler2l_ns.methods  # noqa: F401
-    from mobiler2l_ns.console import print_results
+    import mobiler2l_ns.plugin.methods  # noqa: F401
     from mobiler2l_ns.report.opened import open_run
     from mobiler2l_ns.report.write import write_report
-    from mobiler2l_ns.trainer import MobileR2LTrainerConfig
+    from mobiler2l_ns.run.console import print_results
+    from mobiler2l_ns.run.trainer import MobileR2LTrainerConfig
 
     views = arguments.views or MobileR2LTrainerConfig.report_views
     device = "cuda" if torch.cuda.is_available() else "cpu"

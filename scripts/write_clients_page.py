@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mobiler2l_ns.export.clients import page
+from mobiler2l_ns.export.clients.page import page
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

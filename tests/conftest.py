@@ -40,7 +40,7 @@ def make_config(demo_scene):
     """Builds the config of a short mobiler2l-tiny run; keyword arguments replace fields of its pipeline."""
     from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 
-    from mobiler2l_ns import methods
+    from mobiler2l_ns.plugin import methods
 
     def make(output_dir: Path, timestamp: str = "run", **pipeline):
         config = deepcopy(methods.mobiler2l_tiny.config)
@@ -98,8 +98,8 @@ def nerfacto_run(demo_scene, tmp_path_factory):
     from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
     from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 
-    from mobiler2l_ns import methods
-    from mobiler2l_ns.teacher import for_objects, lazy_lpips
+    from mobiler2l_ns.plugin import methods
+    from mobiler2l_ns.teacher.teacher import for_objects, lazy_lpips
 
     config: Any = deepcopy(method_configs["nerfacto"])
     config.pipeline.datamanager = VanillaDataManagerConfig(

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from mobiler2l_ns.pipeline import MobileR2LPipeline
+from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 PHASES = {"teacher": 30, "distil": 24, "finetune": 12}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mobiler2l_ns.export.graph import Contract, Graph, graph_of
 from mobiler2l_ns.student.network import StudentConfig
-from mobiler2l_ns.student.student import Student
+from mobiler2l_ns.student.renderer import Student
 
 
 def make_student(sphere=False, width_of_body=24, height=44, width=60, **config) -> Student:

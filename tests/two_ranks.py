@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from nerfstudio.scripts.train import _set_random_seed
 from torch import Tensor, nn
 
-from mobiler2l_ns.distributed import average_batch_norms
+from mobiler2l_ns.run.distributed import average_batch_norms
 
 RANKS = 2
 

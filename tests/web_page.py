@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from small_student import make_student
 
-from mobiler2l_ns.export import manifest, web_package
+from mobiler2l_ns.export import manifest
+from mobiler2l_ns.export.formats.web import convert as web_package
+from mobiler2l_ns.export.formats.web.serve import serve
 from mobiler2l_ns.export.graph import PoseToImage
-from mobiler2l_ns.export.serve import serve
 
 
 def make_rgba_student():

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
-from mobiler2l_ns.data.student_view import StudentView
-from mobiler2l_ns.student.encoding import SHORTEST_CHORD
+from mobiler2l_ns.geometry.encoding import SHORTEST_CHORD
+from mobiler2l_ns.geometry.picture import StudentView
 from mobiler2l_ns.student.network import PointwiseLinear, ResidualBlock, StudentNetwork, SuperResolution
-from mobiler2l_ns.student.student import Student
+from mobiler2l_ns.student.renderer import Student
 
 
 def _fold(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:

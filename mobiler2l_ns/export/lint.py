@@ -92,7 +92,7 @@ def _convolution_macs(op: str, given: Sequence[int], weight: Sequence[int], out:
 
 
 def _coreml_layers(path: Path, function: str) -> list[Layer]:
-    from mobiler2l_ns.export.mil_evaluator import MILProgram, dtype_of
+    from mobiler2l_ns.export.formats.coreml.evaluator import MILProgram, dtype_of
 
     layers = []
     for op in MILProgram.load(path, function).operations:
@@ -141,20 +141,20 @@ def _onnx_layers(path: Path, function: str) -> list[Layer]:
 def _snapml_layers(path: Path, function: str) -> list[Layer]:
     import onnx
 
-    from mobiler2l_ns.export.snapml import runnable
+    from mobiler2l_ns.export.formats.snapml.convert import runnable
 
     return _onnx_model_layers(runnable(onnx.load(str(path))))
 
 
 def _litert_layers(path: Path, function: str) -> list[Layer]:
-    from mobiler2l_ns.export import litert
+    from mobiler2l_ns.export.formats.litert import convert as litert
 
     found = litert.layers(path)
     return [Layer(op, name, shape, dtype.lower(), macs) for op, name, shape, dtype, macs in found]
 
 
 def _ncnn_layers(path: Path, function: str) -> list[Layer]:
-    from mobiler2l_ns.export import ncnn
+    from mobiler2l_ns.export.formats.ncnn import convert as ncnn
 
     return [Layer(*found) for found in ncnn.layers(path)]
 

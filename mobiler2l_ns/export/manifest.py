@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.proof import Proof
-from mobiler2l_ns.student.encoding import SHORTEST_CHORD
+from mobiler2l_ns.geometry.encoding import SHORTEST_CHORD
+from mobiler2l_ns.geometry.picture import StudentView
 from mobiler2l_ns.student.network import StudentConfig
-from mobiler2l_ns.student.student import Student
+from mobiler2l_ns.student.renderer import Student
 
 NAME = "manifest.json"
 _PLANES = "point = origin + place * direction, in the world frame"

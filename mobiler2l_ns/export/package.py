@@ -11,15 +11,16 @@ from pathlib import Path
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from mobiler2l_ns import __version__
-from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export import clients, manifest
-from mobiler2l_ns.export.formats import FORMATS, Format
+from mobiler2l_ns.export import manifest
+from mobiler2l_ns.export.clients import page as clients
+from mobiler2l_ns.export.formats.table import FORMATS, Format
 from mobiler2l_ns.export.graph import Contract, Graph, graph_of
 from mobiler2l_ns.export.lint import layers_of, lint
 from mobiler2l_ns.export.proof import Reference, prove
-from mobiler2l_ns.export.table import print_table
-from mobiler2l_ns.student.student import Student
+from mobiler2l_ns.export.summary import print_table
+from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.student.renderer import Student
 
 CONTRACTS = {"pose": "camera_to_world, intrinsics -> image", "encoding": "encoding -> image"}
 

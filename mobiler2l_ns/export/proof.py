@@ -15,12 +15,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
-from mobiler2l_ns.data.student_view import StudentView
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.formats import Runner
+from mobiler2l_ns.export.formats.table import Runner
 from mobiler2l_ns.export.graph import Contract, PoseToImage
-from mobiler2l_ns.export.held_out_photos import HeldOutPhoto
-from mobiler2l_ns.student.student import Student
+from mobiler2l_ns.export.proof_photos import HeldOutPhoto
+from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.student.renderer import Student
 
 MOST = 200.0
 """PSNR in dB that equal pictures count as."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mobiler2l_ns.data.datamanager import MobileR2LDataManager
+from mobiler2l_ns.pool.datamanager import MobileR2LDataManager
 from mobiler2l_ns.report import charts
 
 MOST_CAMERAS = 300

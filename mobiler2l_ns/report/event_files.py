@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mobiler2l_ns.phases import PhasePlan
+from mobiler2l_ns.progress.phases import PhasePlan
 
 METRICS = "Train Metrics Dict/"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import yaml
 
-from mobiler2l_ns import environment
+from mobiler2l_ns import devices as environment
 from mobiler2l_ns.export.manifest import student_digest
-from mobiler2l_ns.pipeline import MobileR2LPipeline
-from mobiler2l_ns.progress import FILE, read_log
+from mobiler2l_ns.progress.log import FILE, read_log
 from mobiler2l_ns.report.coverage import Coverage, coverage_of
 from mobiler2l_ns.report.event_files import records_of_event_files
 from mobiler2l_ns.report.history import History
 from mobiler2l_ns.report.measure import Measured, measure
+from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 from mobiler2l_ns.student.network import StudentCost, measure_cost
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from mobiler2l_ns.data.datamanager import MobileR2LDataManager
-from mobiler2l_ns.data.pseudo_views import quantise
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.pipeline import MobileR2LPipeline
+from mobiler2l_ns.pool.datamanager import MobileR2LDataManager
+from mobiler2l_ns.pool.pseudo_views import quantise
+from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
 SHOWN_VIEWS = 4
 SHOWN_PIXELS = 480

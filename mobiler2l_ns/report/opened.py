@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from mobiler2l_ns.export.load_student import read_distilled_run
-from mobiler2l_ns.pipeline import MobileR2LPipeline
+from mobiler2l_ns.run.opening import read_distilled_run
+from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
 
 def open_run(config_path: Path, device: str) -> tuple[MobileR2LPipeline, int]:

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobiler2l_ns.pipeline import MobileR2LPipeline
 from mobiler2l_ns.report import packages
 from mobiler2l_ns.report.facts import Facts, collect
 from mobiler2l_ns.report.page import write_page
+from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
 
 @dataclass

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mobiler2l_ns.student.encoding import DepthSpacing, Jitter, encoding_channels
+from mobiler2l_ns.geometry.encoding import DepthSpacing, Jitter, encoding_channels
 
 Activation = Literal["gelu", "relu", "none"]
 

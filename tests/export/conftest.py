@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from web_page import make_rgba_student, write_page
 
-from mobiler2l_ns.export.chromium import Chromium
+from mobiler2l_ns.export.formats.web.chromium import Chromium
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export import chromium
-from mobiler2l_ns.export.chromium import Chromium, PageError, find_chromium
+from mobiler2l_ns.export.formats.web import chromium
+from mobiler2l_ns.export.formats.web.chromium import Chromium, PageError, find_chromium
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 
@@ -33,7 +33,7 @@ def wait_until_gone(process: int, seconds: float = 20) -> bool:
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="looks into /proc")
 def test_a_killed_program_takes_its_browser_along():
     script = """if True:
-        from mobiler2l_ns.export.chromium import Chromium
+        from mobiler2l_ns.export.formats.web.chromium import Chromium
         browser = Chromium()
         print(browser._process.pid, flush=True)
         browser.evaluate("new Promise(() => null)", 600)

@@ -15,8 +15,8 @@ from PIL import Image
 from short_run import load_script
 from small_student import make_student
 
-from mobiler2l_ns.export import clients
-from mobiler2l_ns.export.formats import FORMATS
+from mobiler2l_ns.export.clients import page as clients
+from mobiler2l_ns.export.formats.table import FORMATS
 from mobiler2l_ns.export.package import Request, export_packages
 
 reference_client = load_script("reference_client")

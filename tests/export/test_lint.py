@@ -8,10 +8,10 @@ import pytest
 from small_student import make_student
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.commands import Lint
-from mobiler2l_ns.export.formats import FORMATS
+from mobiler2l_ns.export.formats.table import FORMATS
 from mobiler2l_ns.export.lint import Layer, layers_of, lint
 from mobiler2l_ns.export.package import Request, export_packages
+from mobiler2l_ns.plugin.export_commands import Lint
 from mobiler2l_ns.student.network import measure_cost
 
 

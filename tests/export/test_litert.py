@@ -12,8 +12,8 @@ import torch
 from small_student import COMBINED_VARIANTS, MISTAKES, make_graph, psnr
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export import litert
-from mobiler2l_ns.export.litert import LiteRTRunner
+from mobiler2l_ns.export.formats.litert import convert as litert
+from mobiler2l_ns.export.formats.litert.convert import LiteRTRunner
 
 pytest.importorskip("litert_torch")
 

@@ -13,8 +13,8 @@ import torch
 from small_student import COMBINED_VARIANTS, MISTAKES, make_graph, psnr
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export import ncnn
-from mobiler2l_ns.export.ncnn import NcnnRunner
+from mobiler2l_ns.export.formats.ncnn import convert as ncnn
+from mobiler2l_ns.export.formats.ncnn.convert import NcnnRunner
 
 pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")

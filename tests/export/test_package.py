@@ -17,10 +17,10 @@ from torch import nn
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import manifest, package
-from mobiler2l_ns.export.formats import FORMATS
+from mobiler2l_ns.export.formats.table import FORMATS
 from mobiler2l_ns.export.graph import EncodingToImage, PoseToImage, fold_batch_norms, graph_of
-from mobiler2l_ns.export.load_student import load_student
 from mobiler2l_ns.export.package import Request, export_packages, view_of
+from mobiler2l_ns.run.opening import load_student
 
 
 def export(student, format_name, folder, **asked):
@@ -160,7 +160,7 @@ def test_onnx_keeps_the_encoding_in_float32_at_fp16(tmp_path):
 
 
 def test_core_ml_computes_the_network_alone_in_half_precision_throughout(tmp_path):
-    from mobiler2l_ns.export.mil_evaluator import MILProgram
+    from mobiler2l_ns.export.formats.coreml.evaluator import MILProgram
 
     export(make_student(), "coreml", tmp_path, contract="encoding")
     program = MILProgram.load(tmp_path / "mobiler2l-encoding.mlpackage")
@@ -336,7 +336,7 @@ def test_the_console_script_needs_no_mesh_libraries(finished_run, tmp_path):
 import sys
 for missing in ("open3d", "pymeshlab", "xatlas"):
     sys.modules[missing] = None
-from mobiler2l_ns.export.commands import entrypoint
+from mobiler2l_ns.plugin.export_commands import entrypoint
 entrypoint()
 """
     arguments = ["onnx", "--load-config", str(finished_run), "--output-dir", str(tmp_path / "out")]

@@ -10,7 +10,7 @@ import torch
 from short_run import load_script
 from small_student import VARIANTS, make_student
 
-from mobiler2l_ns.export.formats import FORMATS
+from mobiler2l_ns.export.formats.table import FORMATS
 from mobiler2l_ns.export.graph import PoseToImage
 from mobiler2l_ns.export.package import Request, export_packages
 

@@ -11,12 +11,14 @@ from small_student import VARIANTS, make_student
 from web_page import make_rgba_student, picture, pixels, psnr, show, write_page
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export import chromium, manifest, package, web_package
-from mobiler2l_ns.export.chromium import find_chromium
-from mobiler2l_ns.export.formats import FORMATS
+from mobiler2l_ns.export import manifest, package
+from mobiler2l_ns.export.formats.table import FORMATS
+from mobiler2l_ns.export.formats.web import chromium
+from mobiler2l_ns.export.formats.web import convert as web_package
+from mobiler2l_ns.export.formats.web.chromium import find_chromium
+from mobiler2l_ns.export.formats.web.serve import serve
 from mobiler2l_ns.export.graph import PoseToImage
 from mobiler2l_ns.export.package import Request, export_packages
-from mobiler2l_ns.export.serve import serve
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 

@@ -8,10 +8,10 @@ import pytest
 from small_student import make_student
 from web_page import ERROR, READOUT, make_rgba_student, pixels, psnr, show, write_page
 
-from mobiler2l_ns.export import serve as serving
-from mobiler2l_ns.export import web_package
-from mobiler2l_ns.export.chromium import find_chromium
-from mobiler2l_ns.export.serve import serve
+from mobiler2l_ns.export.formats.web import convert as web_package
+from mobiler2l_ns.export.formats.web import serve as serving
+from mobiler2l_ns.export.formats.web.chromium import find_chromium
+from mobiler2l_ns.export.formats.web.serve import serve
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from web_page import ERROR, READOUT, pixels, psnr, show
 
-from mobiler2l_ns.export.chromium import find_chromium
-from mobiler2l_ns.export.serve import serve
+from mobiler2l_ns.export.formats.web.chromium import find_chromium
+from mobiler2l_ns.export.formats.web.serve import serve
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from mobiler2l_ns.distributed import mean_of_ranks
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.package import Request, export_packages
-from mobiler2l_ns.finetuning import BestStudent
-from mobiler2l_ns.optimizer import MuonOptimizerConfig
+from mobiler2l_ns.run.distributed import mean_of_ranks
+from mobiler2l_ns.run.finetune import BestStudent
+from mobiler2l_ns.run.optimizer import MuonOptimizerConfig
 from mobiler2l_ns.student.network import ResidualBlock, StudentConfig, StudentNetwork, measure_cost
 from mobiler2l_ns.student.pruning import Pruning, channel_moments, choose, importance, prune, remove, smallest_macs
-from mobiler2l_ns.student.student import Student
+from mobiler2l_ns.student.renderer import Student
 
 SMALL = StudentConfig(
     num_points=2, num_frequencies=2, width=24, num_blocks=3, activation="relu", sr_channels=(16, 16, 8), sr_blocks=1

@@ -1,0 +1,1 @@
+"""What was photographed: photos, cameras, and where pseudo views may be taken from."""

@@ -1,0 +1,1 @@
+"""What a developer types to use a package."""

@@ -1,0 +1,1 @@
+"""The formats of packages, a folder each."""

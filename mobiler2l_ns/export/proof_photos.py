@@ -1,0 +1,121 @@
+"""The photos behind a student's held-out cameras, as its own pinhole camera would have taken them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.nn import functional
+
+from mobiler2l_ns.capture.photos import over_background, photo_with_alpha, premultiply, sized_dataset
+from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.student.renderer import Student
+
+SAME_POSE = 1e-4
+
+
+@dataclass
+class HeldOutPhoto:
+    """A photo in the geometry of the student's full picture."""
+
+    picture: Float[Tensor, "channels h w"]
+    """RGB, or premultiplied RGBA for a student with alpha, in 0..1."""
+    mask: Float[Tensor, "h w"]
+    """1 where the photo shows something and may be judged by."""
+
+    def at(self, view: StudentView, full: StudentView) -> tuple[Float[Tensor, "channels h w"], Float[Tensor, "h w"]]:
+        """The photo and its mask as a picture of another view: coarser, or a window of this one."""
+        both = torch.cat([self.picture, self.mask[None]])[None]
+        if abs(view.fx / full.fx - 1.0) > 1e-6:
+            both = functional.interpolate(both, (view.height, view.width), mode="bilinear", antialias=True)
+        else:
+            left, top = round(full.cx - view.cx), round(full.cy - view.cy)
+            both = functional.pad(both, (-left, view.width - full.width + left, -top, view.height - full.height + top))
+        return both[0, :-1], (both[0, -1] > 0.99).float()
+
+
+def load_held_out_photos(config: TrainerConfig, student: Student) -> list[HeldOutPhoto | None]:
+    """One photo for each of the student's proof poses; None for poses whose photo is not to be had.
+
+    A capture that has moved away is no error: the console says so.
+    """
+    poses = student.capture.proof_poses.cpu()
+    found: list[HeldOutPhoto | None] = [None] * len(poses)
+    manager = config.pipeline.datamanager
+    parser = manager.dataparser  # type: ignore[attr-defined]
+    if manager.data is not None:
+        parser.data = Path(manager.data)
+    for split in ("val", "test"):
+        try:
+            outputs = parser.setup().get_dataparser_outputs(split=split)
+        except (OSError, AssertionError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            CONSOLE.print(f"[yellow]The capture is not there ({reason}): nothing is compared with photos")
+            break
+        if len(outputs.image_filenames) == 0:
+            continue
+        dataset = sized_dataset(outputs, manager.max_image_size, manager.camera_res_scale_factor)  # type: ignore[attr-defined]
+        distance = (dataset.cameras.camera_to_worlds[None] - poses[:, None]).abs().amax(dim=(-1, -2))
+        for i, (nearest, index) in enumerate(zip(*distance.min(dim=1), strict=True)):
+            if found[i] is None and float(nearest) < SAME_POSE:
+                found[i] = _photo(dataset, int(index), student, config)
+    return found
+
+
+def _photo(dataset, index: int, student: Student, config: TrainerConfig) -> HeldOutPhoto | None:
+    if student.config.alpha:
+        photo = photo_with_alpha(dataset, index)
+        if photo.shape[-1] != 4:
+            return None
+        photo = premultiply(photo)
+    else:
+        white = getattr(config.pipeline.model, "background_color", "black") == "white"
+        photo = over_background(dataset.get_data(index)["image"], torch.full((3,), float(white)))
+    camera = dataset.cameras[index : index + 1]
+    return undistorted(photo, camera, student.view())
+
+
+def undistorted(photo: Float[Tensor, "h w channels"], camera: Cameras, view: StudentView) -> HeldOutPhoto | None:
+    """A photo, resampled as the pinhole camera of a view at the same pose sees it.
+
+    Args:
+        photo: in 0..1.
+        camera: its camera, shape (1,), OpenCV's distortion k1, k2, k3, k4, p1, p2 in nerfstudio's order.
+        view: the pinhole camera.
+
+    Returns:
+        None where the lens has an r^8 term, which OpenCV's polynomial lacks.
+    """
+    fx, fy, cx, cy = (float(value.flatten()[0]) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
+    lens = np.zeros(5)
+    if camera.distortion_params is not None:
+        k1, k2, k3, k4, p1, p2 = camera.distortion_params.flatten().tolist()
+        if abs(k4) > 1e-8:
+            return None
+        lens = np.array([k1, k2, p1, p2, k3])
+
+    def matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
+        # OpenCV counts from the middle of the first pixel, nerfstudio from its corner.
+        return np.array([[fx, 0.0, cx - 0.5], [0.0, fy, cy - 0.5], [0.0, 0.0, 1.0]])
+
+    size = (view.width, view.height)
+    maps = cv2.initUndistortRectifyMap(
+        matrix(fx, fy, cx, cy), lens, np.eye(3), matrix(*view.intrinsics), size, cv2.CV_32FC1
+    )
+    image = np.concatenate([photo.numpy(), np.ones((*photo.shape[:2], 1), np.float32)], axis=-1)
+    if max(abs(maps[0] - np.arange(view.width)).max(), abs(maps[1] - np.arange(view.height)[:, None]).max()) > 1e-3:
+        image = cv2.remap(image, *maps, cv2.INTER_LINEAR)
+    else:  # its own pixels already
+        image = image[: view.height, : view.width]
+        missing = (0, view.height - image.shape[0]), (0, view.width - image.shape[1]), (0, 0)
+        image = np.pad(image, missing)
+    moved = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return HeldOutPhoto(moved[:-1], (moved[-1] > 0.99).float())

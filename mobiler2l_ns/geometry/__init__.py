@@ -1,0 +1,1 @@
+"""Pictures, rays, cells and points: geometry without a network."""

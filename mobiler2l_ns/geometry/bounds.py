@@ -1,0 +1,64 @@
+"""How far the scene reaches, measured on the teacher's pseudo views: depths along the optical axis, and a sphere."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.rays import pinhole_rays
+
+POINTS_PER_VIEW = 4096
+LEAST_POINTS = 100
+"""Views that show less of the scene say nothing of its depth."""
+VIEWS = 256
+"""As many views are measured; more change nothing."""
+
+
+class SceneExtent:
+    """Collects surface points and their depths view by view."""
+
+    def __init__(self) -> None:
+        self.depth_quantiles: list[tuple[float, float]] = []
+        self.points: list[Tensor] = []
+
+    def add(self, pose: Float[Tensor, "3 4"], view: StudentView, outputs: dict[str, Tensor]) -> None:
+        """Measure one pseudo view.
+
+        Args:
+            pose: its camera-to-world matrix.
+            view: its geometry.
+            outputs: the teacher's ``depth`` along each ray and, if it has it, ``accumulation``, both (H, W, 1) of the
+                covered size. Pixels the teacher sees through do not count.
+        """
+        if "depth" not in outputs or len(self.depth_quantiles) >= VIEWS:
+            return
+        origin, directions = pinhole_rays(pose[None].cpu(), view.intrinsics, *view.covered, 1)
+        depth = outputs["depth"].cpu().float() / directions[0].norm(dim=-1, keepdim=True)
+        solid = outputs["accumulation"].cpu() > 0.5 if "accumulation" in outputs else torch.ones_like(depth).bool()
+        count = int(solid.sum())
+        if count < LEAST_POINTS:
+            return
+        every = max(1, count // POINTS_PER_VIEW)
+        depth, directions = depth[solid][::every], directions[0][solid[..., 0]][::every]
+        near, far = depth.quantile(torch.tensor([0.005, 0.995])).tolist()
+        self.depth_quantiles.append((near, far))
+        self.points.append((origin[0, 0] + depth[:, None] * directions)[:: max(1, VIEWS // 64)])
+
+    def planes(self) -> tuple[float, float] | None:
+        """Near and far z-depth with a margin; None if the teacher gave no depth."""
+        if not self.depth_quantiles:
+            return None
+        values = torch.tensor(self.depth_quantiles)
+        return float(values[:, 0].quantile(0.02)) * 0.95, float(values[:, 1].quantile(0.98)) * 1.05
+
+    def sphere(self) -> tuple[Float[Tensor, "3"], Float[Tensor, ""]] | None:
+        """Centre and radius of a sphere that holds all but stray points, with a margin; None without depth."""
+        if not self.points:
+            return None
+        points = torch.cat(self.points)
+        points = points[:: max(1, len(points) // 100_000)]
+        low, high = points.quantile(torch.tensor([0.005, 0.995]), dim=0)
+        centre = (low + high) / 2
+        return centre, (points - centre).norm(dim=-1).quantile(0.995) * 1.05

@@ -1,0 +1,138 @@
+"""The export commands: subcommands of ns-export, and the console script mobiler2l-export."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export import manifest
+from mobiler2l_ns.export.formats.table import FORMATS, Format
+from mobiler2l_ns.export.formats.web.serve import show
+from mobiler2l_ns.export.graph import Contract
+from mobiler2l_ns.export.lint import layers_of, lint, print_lint
+from mobiler2l_ns.export.package import Request, export_packages
+from mobiler2l_ns.export.proof import Reference
+from mobiler2l_ns.export.proof_photos import load_held_out_photos
+from mobiler2l_ns.report.add_packages import add_to_report
+from mobiler2l_ns.run.opening import load_student
+from mobiler2l_ns.saved_run import read_run_config
+
+
+@dataclass
+class _Export:
+    load_config: Path
+    """config.yml of a mobiler2l run."""
+    output_dir: Path
+    """Folder for the packages and their manifest.json."""
+    sizes: tuple[str, ...] = ()
+    """WIDTHxHEIGHT of the pictures, such as 800x800 400x400; none: the student's own. A student that has learned
+    several pitches shows all of its picture at their sizes; any other size is another field of view."""
+
+    def export(self, requests: list[Request]) -> list[manifest.PackageFile]:
+        """Convert, prove, move in."""
+        student = load_student(self.load_config)
+        photos = load_held_out_photos(read_run_config(self.load_config), student)
+        entries = export_packages(student, requests, self.output_dir, Reference(student, photos))
+        add_to_report(self.load_config, self.output_dir)
+        return entries
+
+    def parsed_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each of ``sizes``."""
+        matches = [(size, re.fullmatch(r"(\d+)x(\d+)", size)) for size in self.sizes]
+        wrong = [size for size, match in matches if match is None]
+        if wrong:
+            raise UserError(f"--sizes {' '.join(wrong)}: give WIDTHxHEIGHT, such as 800x600")
+        return tuple((int(match[2]), int(match[1])) for _, match in matches if match is not None)
+
+
+def _command(form: Format) -> type:
+    """The command of one format: what it can hold is what can be asked for."""
+    contracts = Literal[form.contracts]  # type: ignore[valid-type]
+    precisions = Literal[tuple(form.thresholds)]  # type: ignore[valid-type]
+    asked = "pose: a camera's pose and intrinsics go in; encoding: its encoded low-resolution rays do, which leaves "
+    asked += "the network alone to the device. Give both for two packages."
+
+    def main(self: Any) -> None:
+        """Convert, prove, move in."""
+        sizes = self.parsed_sizes()
+        files = self.export([Request(form.name, contract, self.precision, sizes) for contract in self.contracts])
+        if form.stands_alone and self.serve:
+            show(self.output_dir / files[0].path, self.port)
+
+    fields: list[tuple[str, Any, Any]] = [
+        ("contracts", Annotated[tuple[contracts, ...], tyro.conf.arg(help=asked)], field(default=form.contracts[:1])),
+        ("precision", Annotated[precisions, tyro.conf.arg(help="Of the network's weights.")], form.precision),
+    ]
+    if form.stands_alone:
+        fields += [("serve", Annotated[bool, tyro.conf.arg(help="Serve the page on this machine afterwards.")], False)]
+        fields += [("port", Annotated[int, tyro.conf.arg(help="Of that server.")], 8080)]
+    made = make_dataclass(f"Export_{form.name}", fields, bases=(_Export,), namespace={"main": main})
+    made.__doc__ = f"Write a mobiler2l student for {form.title}."
+    return made
+
+
+@dataclass
+class ExportAll(_Export):
+    """Write a mobiler2l student in every format that is installed here, with every contract it holds."""
+
+    contracts: tuple[Contract, ...] = ("pose", "encoding")
+    """Which of the contracts, where a format holds them."""
+
+    def main(self) -> None:
+        """Convert, prove, move in."""
+        requests, sizes = [], self.parsed_sizes()
+        for form in FORMATS.values():
+            if missing := form.missing():
+                CONSOLE.print(f"[yellow]{form.name} is left out: {missing}")
+                continue
+            held: list[Contract] = [contract for contract in self.contracts if contract in form.contracts]
+            requests += [Request(form.name, contract, sizes=sizes) for contract in held]
+        self.export(requests)
+
+
+@dataclass
+class Lint:
+    """List the operations of a package with their cost, and those that would leave the phone's fast processors."""
+
+    package: Path
+    """A file or folder that was exported, beside its manifest.json."""
+
+    def main(self) -> None:
+        """Print every size of the package."""
+        try:
+            described = json.loads((self.package.parent / manifest.NAME).read_text(encoding="utf8"))
+        except OSError:
+            raise UserError(f"There is no {manifest.NAME} beside {self.package}: give an exported package") from None
+        entry = next((entry for entry in described["files"] if entry["path"] == self.package.name), None)
+        if entry is None or not self.package.exists():
+            known = ", ".join(entry["path"] for entry in described["files"])
+            raise UserError(f"{self.package} is not one of the packages there: {known}")
+        for view in entry["views"]:
+            layers = layers_of(entry["format"], self.package, view["function"])
+            if not layers:
+                raise UserError(f"{self.package} is no graph of operations: it carries its own kernels")
+            print_lint(self.package, layers, lint(layers, entry["format"]))
+
+
+_COMMANDS: dict[str, type] = {**{name: _command(form) for name, form in FORMATS.items()}, "all": ExportAll}
+
+NS_EXPORT_COMMANDS: dict[str, tuple[type, str]] = {
+    f"mobiler2l-{name}": (command, command.__doc__ or "") for name, command in _COMMANDS.items()
+}
+"""Subcommand of ns-export: (dataclass with ``main``, description)."""
+
+
+def entrypoint() -> None:
+    """``mobiler2l-export FORMAT|all|lint``: the same commands without ns-export's mesh libraries."""
+    # The plugin's hooks let torch read nerfstudio's checkpoints.
+    import mobiler2l_ns.plugin.methods  # noqa: F401
+
+    commands = {**_COMMANDS, "lint": Lint}
+    tyro.extras.subcommand_cli_from_dict(commands, description="Write packages of a mobiler2l student.").main()

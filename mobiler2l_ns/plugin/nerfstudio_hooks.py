@@ -1,0 +1,183 @@
+"""The two quirks of nerfstudio 1.1.5 that have to be met while a plugin is being loaded.
+
+`methods.py` calls `install()` at its top. nerfstudio loads that module, and with it this one, while it imports
+`nerfstudio.configs.method_configs`, where an exception would end every ns-* command: whatever goes wrong here
+therefore becomes one warning line on stderr, and nothing heavier than what nerfstudio itself has imported by then
+(numpy, torch, tyro) is imported.
+
+Checkpoints. nerfstudio's schedulers leave `np.float64` learning rates in the state that the trainer saves, and since
+torch 2.6 a plain `torch.load` accepts no such object: ns-viewer, ns-eval, ns-render, ns-export and resuming all fail on
+checkpoints that nerfstudio wrote itself. `allow_nerfstudio_checkpoints` tells torch that the numpy names involved are
+safe. It may go when nerfstudio saves Python floats or says `weights_only=False`, and nobody holds older checkpoints.
+
+Commands. ns-train learns of plugins by an entry point, ns-export does not: its subcommands are the Union `Commands`
+in `nerfstudio.scripts.exporter`. That module is usually half-imported when plugins are loaded (it is what imports
+`method_configs`), so there is no `Commands` to extend yet. But its `entrypoint()` looks the global up when it is
+called, so `extend_ns_export` waits until somebody asks the module for `entrypoint`, and adds ours then.
+It may go when nerfstudio discovers exporters of plugins. `python -m nerfstudio.scripts.exporter` runs the file as
+`__main__`, which nobody asks for an attribute: there only nerfstudio's own subcommands are listed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import numpy as np
+import torch
+import tyro
+
+EXPORTER = "nerfstudio.scripts.exporter"
+
+
+def install() -> None:
+    """Meets both quirks. Never raises, and may be called any number of times."""
+    allow_nerfstudio_checkpoints()
+    extend_ns_export()
+
+
+@contextmanager
+def _warning_in_place_of_error(consequence: str) -> Iterator[None]:
+    """Turns an exception into one line on stderr: what does not work now, and why."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"mobiler2l: warning: {consequence} ({reason})", file=sys.stderr)
+
+
+_commands_stay_unlisted = _warning_in_place_of_error("ns-export does not list the mobiler2l exports")
+
+
+@_warning_in_place_of_error("torch.load may refuse nerfstudio's checkpoints")
+def allow_nerfstudio_checkpoints() -> None:
+    """Lets a plain `torch.load` read the `np.float64` in the scheduler state of nerfstudio's checkpoints.
+
+    Does nothing before torch 2.6, whose `torch.load` is not strict and whose allow-list, where there is one, takes no
+    explicit names.
+    """
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        return
+    make_scalar: Any = np.float64(0).__reduce__()[0]  # multiarray.scalar, wherever this numpy keeps it
+    torch.serialization.add_safe_globals(
+        [
+            (make_scalar, "numpy.core.multiarray.scalar"),  # its name in checkpoints written with numpy 1
+            (make_scalar, "numpy._core.multiarray.scalar"),  # and with numpy 2
+            np.dtype,
+            type(np.dtype(np.float64)),  # numpy.dtypes.Float64DType
+        ]
+    )
+
+
+@_commands_stay_unlisted
+def extend_ns_export() -> None:
+    """Lists `mobiler2l_ns.plugin.export_commands.NS_EXPORT_COMMANDS` beside ns-export's own subcommands.
+
+    That module is imported when ns-export's commands are first used, so never by ns-train, ns-viewer and the others.
+    """
+    exporter = sys.modules.get(EXPORTER)
+    if exporter is None:
+        if not any(isinstance(finder, _ExporterFinder) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _ExporterFinder())
+    elif "Commands" in vars(exporter):
+        _add_our_commands(exporter)
+    else:
+        _add_our_commands_on_first_use(exporter)
+
+
+class _ExporterFinder(MetaPathFinder):
+    """Stays on `sys.meta_path` until the exporter has been imported; the other finders do the finding."""
+
+    def __init__(self) -> None:
+        self._asking_the_others = False
+
+    @_commands_stay_unlisted
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != EXPORTER or self._asking_the_others:
+            return None
+        self._asking_the_others = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking_the_others = False
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_retire(module: ModuleType) -> None:
+                execute(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                _add_our_commands_on_first_use(module)
+
+            spec.loader.exec_module = execute_and_retire
+        return spec
+
+
+def _extending_first(name: str) -> property:
+    """A module attribute that, once it exists and is read, gives the module its own class back and our commands."""
+
+    def read(exporter: Any) -> Any:
+        if name not in vars(exporter):
+            raise AttributeError(name)  # still half-imported: the module words the message
+        exporter.__class__ = exporter.class_before
+        _add_our_commands(exporter)
+        return getattr(exporter, name)
+
+    return property(read)
+
+
+class _ExporterInWaiting(ModuleType):
+    """Class of the exporter module until one of these is read; other plugins may stack theirs below or above it."""
+
+    class_before: type[ModuleType]
+    entrypoint = _extending_first("entrypoint")
+    Commands = _extending_first("Commands")
+    get_parser_fn = _extending_first("get_parser_fn")
+
+
+@_commands_stay_unlisted
+def _add_our_commands_on_first_use(exporter: ModuleType) -> None:
+    class_before = type(exporter)
+    if not issubclass(class_before, _ExporterInWaiting):
+        bases = (_ExporterInWaiting, class_before)
+        exporter.__class__ = type("ExporterInWaiting", bases, {"class_before": class_before})
+
+
+@_commands_stay_unlisted
+def _add_our_commands(exporter: ModuleType) -> None:
+    from mobiler2l_ns.plugin.export_commands import NS_EXPORT_COMMANDS
+
+    namespace = vars(exporter)  # not getattr: it would set off what another plugin has waiting
+    namespace["Commands"] = _with_subcommands(namespace["Commands"], NS_EXPORT_COMMANDS)
+
+
+def _with_subcommands(commands: Any, additions: Mapping[str, tuple[type, str]]) -> Any:
+    """The same tyro type with more subcommands; names that are listed already are left alone.
+
+    Args:
+        commands: `Union[Annotated[A, subcommand(name="a")], ...]`, also in markers: `FlagConversionOff[Union[...]]`.
+        additions: Subcommand name -> (dataclass, one-line description).
+    """
+    markers: list[Any] = []
+    if get_origin(commands) is Annotated:
+        commands, *markers = get_args(commands)
+    if get_origin(commands) is not Union:
+        raise TypeError(f"its Commands is no Union of subcommands but {commands!r}")
+
+    listed = get_args(commands)
+    names = {getattr(marker, "name", None) for subcommand in listed for marker in get_args(subcommand)[1:]}
+    added = [
+        Annotated[command, tyro.conf.subcommand(name=name, description=description)]
+        for name, (command, description) in additions.items()
+        if name not in names
+    ]
+    extended = Union[(*listed, *added)]
+    return Annotated[(extended, *markers)] if markers else extended

@@ -1,0 +1,1 @@
+"""Pseudo views and the batches the student learns from."""

@@ -1,0 +1,1 @@
+"""How far a run is, for whoever shows it: its phases and its log."""

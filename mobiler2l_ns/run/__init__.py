@@ -1,0 +1,1 @@
+"""One training run: its phases, its trainer, and opening it again."""

@@ -1,0 +1,210 @@
+"""nerfstudio's trainer, with a length that follows from the phases and checkpoints that survive a kill."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils import comms, writer
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.cuda.amp import GradScaler
+from torch.optim.lr_scheduler import LambdaLR
+
+from mobiler2l_ns import devices as environment
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.progress.log import FILE
+from mobiler2l_ns.progress.phases import Phase
+from mobiler2l_ns.run import console, distributed
+from mobiler2l_ns.run.pipeline import MobileR2LPipeline, MobileR2LPipelineConfig
+from mobiler2l_ns.run.schedule import StudentSchedulerConfig
+from mobiler2l_ns.student.network import StudentNetwork
+
+
+@dataclass
+class MobileR2LTrainerConfig(TrainerConfig):
+    """A nerfstudio training configuration whose length is the sum of its phases."""
+
+    _target: type = field(default_factory=lambda: MobileR2LTrainer)
+    """Target class to instantiate."""
+    pipeline: MobileR2LPipelineConfig = field(default_factory=MobileR2LPipelineConfig)
+    """Teacher, student and their data."""
+    max_num_iterations: tyro.conf.Fixed[int] = 0
+    """Follows from --pipeline.teacher-steps, --pipeline.distill-steps and --pipeline.finetune-steps."""
+    report_views: int = 32
+    """Most held-out views that the report.html at the end of a run measures; 0 leaves the report out."""
+
+    def __post_init__(self) -> None:
+        self.max_num_iterations = self.pipeline.plan().total
+
+    def save_config(self) -> None:
+        self.pipeline.adopt_teacher()
+        super().save_config()
+
+    def print_to_terminal(self) -> None:
+        """The plan of the run; its several hundred settings are in its config.yml."""
+        # The teacher may bring the capture, which names the folder of the run from here on.
+        self.pipeline.adopt_teacher()
+        with torch.device("meta"):
+            parameters = sum(value.numel() for value in StudentNetwork(self.pipeline.model).parameters())
+        manager = self.pipeline.datamanager
+        capture = self.data or manager.data or getattr(manager.dataparser, "data", None)
+        console.print_plan(
+            self.method_name or "mobiler2l", self.pipeline.plan(), parameters, capture, self.get_base_dir()
+        )
+
+
+class Scaler(GradScaler):
+    """Of gradients; checkpoints written without one, on a CPU, may go on with it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict:
+            super().load_state_dict(state_dict)
+
+
+class MobileR2LTrainer(Trainer):
+    """Runs the phases to their common end, also when resumed."""
+
+    config: MobileR2LTrainerConfig
+    pipeline: MobileR2LPipeline
+
+    def __init__(self, config: MobileR2LTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        if config.machine.device_type == "cuda" and not torch.cuda.is_available():
+            raise UserError("torch finds no NVIDIA GPU here: train on the CPU with --machine.device-type cpu")
+        distributed.set_up_rank(config.machine.device_type, local_rank)
+        if world_size > 1:
+            # The other ranks wait at the end, and take half an hour of waiting for a failure.
+            config.viewer.quit_on_train_completion = True
+        super().__init__(config, local_rank, world_size)
+        # nerfstudio takes one with a GPU in the machine, whether it trains on that or not.
+        self.grad_scaler = Scaler(enabled=self.mixed_precision or config.use_grad_scaler)
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        super().setup(test_mode)
+        if comms.is_main_process():
+            self._open_log()
+        self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._finish))
+
+    def _open_log(self) -> None:
+        config, log = self.config, self.pipeline.log
+        resumed = config.load_dir or (config.load_checkpoint.parent if config.load_checkpoint is not None else None)
+        earlier = None if resumed is None else resumed.resolve().parent / FILE
+        facts = {"device": environment.device_name(self.device), "devices": self.world_size}
+        log.open(self.base_dir / FILE, self._start_step, earlier, **facts, versions=environment.versions())
+        for each in writer.EVENT_WRITERS:
+            if isinstance(each, console.PhaseWriter):
+                each.follow(log, self.checkpoint_dir)
+
+    def setup_optimizers(self) -> Optimizers:
+        optimizers = dict(self.config.optimizers)
+        student = dict(optimizers["student"])
+        if isinstance(student["scheduler"], StudentSchedulerConfig):
+            pipeline = self.config.pipeline
+            student["scheduler"] = replace(student["scheduler"], plan=pipeline.plan(), growth=pipeline.growth())
+        # All schedules tick from the first step on, also the student's, long before its optimizer does.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        built = Optimizers({**optimizers, "student": student}, self.pipeline.get_param_groups())
+        # Clipping (max_norm) wants the parameters themselves, not the optimizer's groups of them.
+        built.parameters["student"] = list(self.pipeline.model.student.parameters())
+        return built
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        optimizer = self.optimizers.optimizers["student"]
+        for group in optimizer.param_groups:
+            group["fused"] = optimizer.defaults["fused"]  # this device's, not the one's that wrote the checkpoint
+
+    def train(self) -> None:
+        total = self.config.pipeline.plan().total
+        # nerfstudio counts this many iterations on top of the resumed step.
+        self.config.max_num_iterations = max(0, total - self._start_step)
+        if self._start_step >= total:
+            CONSOLE.print(f"This run is complete: its checkpoint is at step {self._start_step - 1} of {total}")
+            self.step = self._start_step - 1
+        try:
+            super().train()
+        finally:
+            for each in writer.EVENT_WRITERS:
+                if isinstance(each, console.PhaseWriter):
+                    each.close()
+
+    def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
+        self._set_student_rates(step)
+        plan = self.config.pipeline.plan()
+        if plan.at(step) is not Phase.TEACHER and self.grad_scaler.is_enabled():
+            # bfloat16 reaches as far as float32: the student's gradients need no scale, whose checks wait for the GPU.
+            self.grad_scaler = Scaler(enabled=False)
+        loss, losses, metrics = super().train_iteration(step)
+        distributed.average_batch_norms(self.pipeline.model.student.network)
+        self._log_step(step, loss, metrics)
+        if plan.at(step + 1) is not plan.at(step):
+            # The next phase starts with long work on what this one has learned.
+            self.save_checkpoint(step)
+        return loss, losses, metrics
+
+    def _set_student_rates(self, step: int) -> None:
+        """nerfstudio leaves schedulers behind whenever the gradients' scale was too large."""
+        scheduler = self.optimizers.schedulers.get("student")
+        if isinstance(scheduler, LambdaLR) and scheduler.last_epoch != step:
+            scheduler.last_epoch = step
+            rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            for group, rate, factor in rates:
+                group["lr"] = rate * factor(step)
+
+    def _log_step(self, step: int, loss: Tensor, metrics: dict[str, Tensor]) -> None:
+        psnr = next((value for name, value in metrics.items() if "psnr" in name), None)
+        images = self.config.pipeline.datamanager.views_per_batch * self.world_size
+        teacher = self.pipeline.model.phase is Phase.TEACHER
+        self.pipeline.log.trained(step, loss, psnr, None if teacher else images)
+
+    def _finish(self, step: int) -> None:
+        """After the last checkpoint: write the report, and say how to go on."""
+        if not comms.is_main_process():
+            return
+        log, config_path = self.pipeline.log, self.base_dir / "config.yml"
+        log.finish(step, peak_memory=environment.peak_memory(self.device))
+        distilled = log.plan.at(step) is not Phase.TEACHER
+        results, files = {}, {"run": str(self.base_dir), "checkpoint": str(self.checkpoint_dir)}
+        if distilled and self.config.report_views > 0:
+            from mobiler2l_ns.report.write import write_report
+
+            try:
+                written = write_report(self.pipeline, config_path, step, self.config.report_views)
+                results, files["report"] = written.results(), str(written.path)
+            except (Exception, UserError) as error:
+                CONSOLE.print(f"[yellow]The run is saved, its report could not be written: {_one_line(error)}")
+        console.print_results(f"{self.config.method_name}: {console.duration(log.seconds())}", results, files)
+        console.print_next_commands(config_path, distilled)
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Write the checkpoint beside the checkpoint folder, then move it in: a kill leaves the previous one whole."""
+        folder, self.checkpoint_dir = self.checkpoint_dir, self.base_dir / ".unfinished_checkpoint"
+        try:
+            super().save_checkpoint(step)
+            written = self.checkpoint_dir
+        finally:
+            self.checkpoint_dir = folder
+        if written.exists():
+            self._publish(written, folder)
+
+    def _publish(self, written: Path, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for checkpoint in written.glob("*.ckpt"):
+            checkpoint.replace(folder / checkpoint.name)
+            for older in folder.glob("*.ckpt") if self.config.save_only_latest_checkpoint else ():
+                if older.name != checkpoint.name:
+                    older.unlink()
+        written.rmdir()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

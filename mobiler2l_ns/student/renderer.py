@@ -1,0 +1,218 @@
+"""The student as a renderer: any perspective camera in, picture out."""
+
+from __future__ import annotations
+
+import functools
+import math
+from importlib.util import find_spec
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.geometry.encoding import (
+    contract,
+    encode,
+    jitter_depths,
+    points_in_sphere,
+    points_on_rays,
+    sample_depths,
+)
+from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.rays import camera_rays
+from mobiler2l_ns.student.capture_record import Capture
+from mobiler2l_ns.student.network import StudentConfig, StudentNetwork
+
+FOCAL_TOLERANCE = 0.01
+"""A camera whose focal length is this close to a coarser pitch's gets that pitch."""
+MAX_PIXELS = 1 << 22
+"""Most pixels of one forward pass; cameras that would need more (very wide views) are rendered coarser."""
+
+
+@functools.cache
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether a type of device has instructions that multiply bfloat16: NVIDIA's from Ampere on, CPUs with AVX-512 BF16
+    or AMX."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # older versions of torch cannot tell
+    return device == "cpu" and known is not None and known()
+
+
+@functools.cache
+def compiles(device: str) -> bool:
+    """Whether torch.compile gets to its end on a type of device: on GPUs its compiler wants a C compiler as well."""
+    try:
+        torch.compile(lambda x: x.sin() + 1.0)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever a compiler that is missing or unfit ends in
+        reason = str(error).strip().partition("\n")[0]
+        CONSOLE.print(f"[yellow]The student is trained without torch.compile, which fails here: {reason}")
+        return False
+    return True
+
+
+class Student(nn.Module):
+    """The network with the geometry of its capture.
+
+    A student knows cells of the angular sizes it was trained on: the S x S block of its training cameras, and with
+    several pitches its multiples. Any other focal length is rendered at one of those and resized (see ``render``).
+    """
+
+    def __init__(self, config: StudentConfig) -> None:
+        """Raises: UserError if the pitches do not begin with 1 and increase."""
+        super().__init__()
+        pitches = list(config.pitches)
+        if pitches[:1] != [1.0] or pitches != sorted(set(pitches)):
+            raise UserError(f"--pipeline.model.pitches {config.pitches}: they must begin with 1 and increase")
+        self.config = config
+        self.capture = Capture()
+        self.network = StudentNetwork(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def is_contracted(self) -> bool:
+        """Whether sampled points go through the scene contraction."""
+        return self.config.contraction == "on" or (self.config.contraction == "auto" and self.capture.is_unbounded)
+
+    def in_sphere(self) -> bool:
+        """Whether points are sampled inside the scene's sphere, in place of between near and far."""
+        return self.config.ray_bounds == "auto" and self.capture.has_sphere and not self.is_contracted()
+
+    def places(self) -> Float[Tensor, "k"]:
+        """Where the K points lie: z-depths, or inside the scene's sphere from -1 (entry) to 1 (exit)."""
+        if self.in_sphere():
+            return torch.linspace(-1.0, 1.0, self.config.num_points, device=self.capture.scene_radius.device)
+        near, far = self.capture.depth_range
+        spacing = self.config.depth_spacing
+        if spacing == "auto":
+            spacing = "disparity" if self.is_contracted() else "linear"
+        return sample_depths(near, far, self.config.num_points, spacing)
+
+    def encode_rays(
+        self,
+        origins: Float[Tensor, "n #h #w 3"],
+        directions: Float[Tensor, "n h w 3"],
+        pitch: float = 1.0,
+    ) -> Float[Tensor, "n channels h w"]:
+        """The network's input for low-resolution rays, channels_last in memory; points are jittered in training.
+
+        Args:
+            origins, directions: rays in the world frame, directions of length 1 along the optical axis.
+            pitch: size of the rays' cells in units of the full picture's, for students that learned several.
+        """
+        places = self.places()
+        views, height, width, _ = directions.shape
+        if self.training:
+            places = jitter_depths(places, views, height, width, self.config.jitter)
+        if self.in_sphere():
+            capture = self.capture
+            points = points_in_sphere(origins, directions, capture.scene_centre, capture.scene_radius, places)
+        else:
+            points = points_on_rays(origins, directions, places)
+        if self.is_contracted():
+            points = contract(points)
+        encoded = encode(points.flatten(-2), self.config.num_frequencies)
+        if len(self.config.pitches) > 1:
+            encoded = torch.cat([encoded, torch.full_like(encoded[..., :1], math.log2(pitch))], dim=-1)
+        return encoded.permute(0, 3, 1, 2)
+
+    def forward(
+        self,
+        origins: Float[Tensor, "n #h #w 3"],
+        directions: Float[Tensor, "n h w 3"],
+        pitch: float = 1.0,
+    ) -> Float[Tensor, "n colours sh sw"]:
+        """Pictures in 0..1, RGB or premultiplied RGBA, of rays as ``encode_rays`` takes them."""
+        # The encoding's sines need all of float32; only the network may run in half precision.
+        with torch.autocast(directions.device.type, enabled=False):
+            encoded = self.encode_rays(origins.float(), directions.float(), pitch)
+        with torch.autocast(directions.device.type, dtype=torch.bfloat16, enabled=self._in_half(encoded.device.type)):
+            # Pictures to look at come in all sizes, each of which would be compiled anew.
+            return (self.network(encoded) if self.training else self.network.forward(encoded)).float()
+
+    def _in_half(self, device: str) -> bool:
+        # On a CPU, pictures are what packages are compared with: their last digits count, and not their time.
+        wanted = {"auto": device == "cuda" or self.training, "gpu": device == "cuda", "float32": False}
+        return wanted[self.config.precision] and multiplies_bfloat16(device)
+
+    def compile_for(self, device: torch.device) -> None:
+        """Compile the network's training pass with torch.compile, where that is configured; again when pruning has
+        changed its shape."""
+        wanted = self.config.compile
+        if wanted == "auto" and device.type == "cuda" and find_spec("triton") is not None and compiles("cuda"):
+            wanted = "on"
+        if wanted == "on":
+            # Earlier shapes count towards the limit after which torch compiles no more.
+            torch.compiler.reset()
+            self.network.compile()
+
+    def render(self, camera: Cameras) -> Float[Tensor, "h w colours"]:
+        """Picture of one camera of any size, focal length, principal point and lens distortion.
+
+        The camera is brought to the training focal length, or the coarsest trained one that is fine enough (rounded so
+        that its pixels are whole), rendered with one block of margin on each side, cropped and resized with
+        antialiasing. A camera at a trained focal is only cropped, which is also what an exported package computes.
+
+        Args:
+            camera: one camera, shape (1,); it is not changed.
+
+        Raises:
+            ValueError: if the camera is not a perspective camera.
+        """
+        device = self.capture.intrinsics.device
+        camera = camera.to(device)
+        height, width = int(camera.height.flatten()[0]), int(camera.width.flatten()[0])
+        fx, fy = float(camera.fx.flatten()[0]), float(camera.fy.flatten()[0])
+        train_fx, train_fy = self.capture.intrinsics[:2].tolist()
+        pitch = self.pitch_for(train_fx / fx)
+        train_fx, train_fy = train_fx / pitch, train_fy / pitch
+        columns, rows = width * train_fx / fx, height * train_fy / fy
+        shrink = min(1.0, (MAX_PIXELS / (columns * rows)) ** 0.5)
+        columns, rows = max(1, round(columns * shrink)), max(1, round(rows * shrink))
+        resized = (rows, columns) != (height, width)
+        margin = self.config.stride if resized else 0
+        view = Cameras(
+            camera_to_worlds=camera.camera_to_worlds.reshape(1, 3, 4),
+            fx=camera.fx.reshape(1, 1) * (columns / width),
+            fy=camera.fy.reshape(1, 1) * (rows / height),
+            cx=camera.cx.reshape(1, 1) * (columns / width) + margin,
+            cy=camera.cy.reshape(1, 1) * (rows / height) + margin,
+            width=columns + 2 * margin,
+            height=rows + 2 * margin,
+            distortion_params=None if camera.distortion_params is None else camera.distortion_params.reshape(1, -1),
+            camera_type=camera.camera_type.reshape(1, 1),
+        ).to(device)
+        picture = self(*camera_rays(view, self.config.stride), pitch)
+        picture = picture[..., margin : margin + rows, margin : margin + columns]
+        if resized:
+            picture = functional.interpolate(picture, (height, width), mode="bilinear", antialias=True).clamp(0.0, 1.0)
+        return picture[0].permute(1, 2, 0)
+
+    def perspective(self, camera: Cameras) -> Cameras:
+        """A perspective camera in the place of one camera of any kind: its pose and size, and from top to bottom the
+        field of view of the student's own pictures."""
+        height, width = int(camera.height.flatten()[0]), int(camera.width.flatten()[0])
+        own = self.view()
+        focal = own.fy * height / own.height
+        pose = camera.camera_to_worlds.reshape(1, 3, 4)
+        return Cameras(pose, focal, focal, width / 2, height / 2, width=width, height=height)
+
+    def pitch_for(self, reduction: float) -> float:
+        """The coarsest trained pitch for a camera whose focal length is the training one divided by ``reduction``."""
+        fine_enough = [pitch for pitch in self.config.pitches if pitch <= reduction * (1.0 + FOCAL_TOLERANCE)]
+        return max(fine_enough, default=min(self.config.pitches))
+
+    def view(self, pitch: float = 1.0) -> StudentView:
+        """Geometry of the student's pictures at a pitch."""
+        height, width = self.capture.size()
+        full = StudentView(height, width, *self.capture.intrinsics.tolist(), stride=self.config.stride)
+        return full if pitch == 1.0 else full.at(pitch)
+
+    def training_camera(self, pose: Float[Tensor, "3 4"], pitch: float = 1.0) -> Cameras:
+        """The capture's own camera at a pose: student size, intrinsics, no distortion."""
+        view = self.view(pitch)
+        return Cameras(
+            pose[None].to(self.capture.intrinsics), view.fx, view.fy, view.cx, view.cy, view.width, view.height
+        )

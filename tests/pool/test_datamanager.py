@@ -1,0 +1,272 @@
+"""The DataManager: exact photo sizes, and pseudo views only where they are wanted."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.utils import comms
+from torch.nn import functional
+
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.pool.datamanager import MobileR2LDataManagerConfig
+from mobiler2l_ns.progress.phases import Phase
+from mobiler2l_ns.student.network import StudentConfig
+
+PAPER = StudentConfig()
+
+
+class CountingTeacher:
+    """Paints where the camera stands, and counts its pictures."""
+
+    def __init__(self) -> None:
+        self.pictures = 0
+
+    def __call__(self, camera):
+        self.pictures += 1
+        shape = (int(camera.height), int(camera.width))
+        colour = camera.camera_to_worlds[0, :, 3] / 12 + 0.5
+        return {"picture": colour.expand(*shape, 3), "depth": torch.full((*shape, 1), 4.0)}
+
+
+@pytest.fixture
+def config(demo_scene):
+    return MobileR2LDataManagerConfig(
+        dataparser=BlenderDataParserConfig(data=demo_scene), pool_views=5, views_per_batch=3, refresh_rate=0.0
+    )
+
+
+def set_up(config, teacher=None, test_mode="val", student=PAPER):
+    datamanager = config.setup(device="cpu", test_mode=test_mode)
+    datamanager.connect(student, teacher)
+    return datamanager
+
+
+@pytest.mark.parametrize("limit", [None, 52, 48, 33, 7])
+def test_photos_are_scaled_with_exact_intrinsics(config, limit):
+    full = set_up(replace(config, max_image_size=None)).train_dataset
+    dataset = set_up(replace(config, max_image_size=limit)).train_dataset
+    size = limit or 52
+    photo = dataset.get_data(0)["image"]
+    assert photo.shape[:2] == (size, size) == (int(dataset.cameras.height[0]), int(dataset.cameras.width[0]))
+    # The field of view is that of the whole photo, to the last digit.
+    torch.testing.assert_close(dataset.cameras.fx / size, full.cameras.fx / 52)
+    torch.testing.assert_close(dataset.cameras.cx, torch.full_like(dataset.cameras.cx, size / 2))
+
+
+@pytest.mark.parametrize(("free_gib", "device"), [(3.0, "cpu"), (9.0, "cuda")])
+def test_the_pool_goes_to_the_gpu_if_what_is_kept_of_it_fits(config, monkeypatch, free_gib, device):
+    datamanager = set_up(replace(config, pool_budget_gib=4.0))
+    datamanager.device = "cuda"
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free_gib * 2**30), 0))
+    assert datamanager._pool_device(10_000_000).type == device
+
+
+def test_the_pool_is_filled_once_and_bounded(config):
+    teacher = CountingTeacher()
+    datamanager = set_up(config, teacher)
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    datamanager.fill_pool()
+    assert teacher.pictures == 5 == len(datamanager.pool)
+
+
+@pytest.mark.parametrize(("alpha", "warned"), [(1.0, True), (0.2, False)])
+def test_a_student_with_alpha_of_an_opaque_teacher_is_announced(config, capsys, alpha, warned):
+    def paint(camera):
+        shape = (int(camera.height), int(camera.width))
+        return {"picture": torch.full((*shape, 4), alpha), "depth": torch.full((*shape, 1), 4.0)}
+
+    set_up(config, paint, student=replace(PAPER, alpha=True)).fill_pool()
+    assert ("nothing transparent" in " ".join(capsys.readouterr().out.split())) is warned
+
+
+def test_a_batch_pairs_pictures_with_the_rays_of_their_poses(config):
+    datamanager = set_up(replace(config, shift_grid=False), CountingTeacher())
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    rays, batch = datamanager.next_train(0)
+    assert rays.shape == (3, 7, 7) and batch["image"].shape == (3, 56, 56, 3)
+    colour = rays.origins[:, 0, 0] / 12 + 0.5
+    torch.testing.assert_close(batch["image"][:, 10, 20], colour, atol=0.5 / 255 + 1e-6, rtol=0)
+    assert datamanager.get_train_rays_per_batch() == 3 * 7 * 7
+
+
+def paint_directions(camera):
+    """A teacher whose colours say where each pixel looks; a block's mean colour is then its centre's."""
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+    directions = rays.directions * rays.metadata["directions_norm"]
+    return {"picture": directions / 4 + 0.5, "depth": torch.full_like(directions[..., :1], 4.0)}
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_shifted_grids_rays_go_through_the_middle_of_their_blocks(config, shift):
+    datamanager = set_up(replace(config, shift_grid=shift), paint_directions)
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    for step in range(8):
+        rays, batch = datamanager.next_train(step)
+        rows = 7 - shift
+        assert datamanager.get_train_rays_per_batch() == 3 * rows * rows
+        assert rays.shape == (3, rows, rows) and batch["image"].shape == (3, 8 * rows, 8 * rows, 3)
+        directions = rays.directions * rays.metadata["directions_norm"]
+        blocks = functional.avg_pool2d(batch["image"].permute(0, 3, 1, 2), 8).permute(0, 2, 3, 1)
+        torch.testing.assert_close(directions, 4 * (blocks - 0.5), atol=6e-3, rtol=0)
+        assert "mask" not in batch
+
+
+@pytest.mark.parametrize(("shift", "places"), [(True, 16), (False, 1)])
+def test_a_shifted_grid_lies_elsewhere_in_every_step(config, shift, places):
+    datamanager = set_up(replace(config, shift_grid=shift, pool_views=1, views_per_batch=1), paint_directions)
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    corners = {tuple(datamanager.next_train(step)[0].directions[0, 0, 0].tolist()) for step in range(40)}
+    assert len(corners) >= places
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_photos_and_pseudo_views_of_a_batch_share_its_grid(config, shift):
+    datamanager = set_up(replace(config, shift_grid=shift, photo_share=0.5, views_per_batch=2), paint_directions)
+    datamanager.phase = Phase.FINETUNE
+    datamanager.fill_pool()
+    datamanager.load_photos(torch.ones(3))
+    rows = 7 - shift
+    for step in range(4):
+        rays, batch = datamanager.next_train(step)
+        assert rays.shape == (2, rows, rows) and batch["image"].shape == (2, 8 * rows, 8 * rows, 3)
+        assert datamanager.get_train_rays_per_batch() == 2 * rows * rows
+        # Photo and pseudo view have the same camera, turned: the angles between their rays are the same.
+        first, second = (view @ view[0, 0] for view in rays.directions)
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.25, 2), (1.0, 8), (1.5, 12)])
+def test_the_pool_is_refreshed_at_its_rate(config, rate, expected):
+    teacher = CountingTeacher()
+    datamanager = set_up(replace(config, refresh_rate=rate, refresh_share=1.0), teacher)
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    for step in range(8):
+        datamanager.next_train(step)
+    assert teacher.pictures == 5 + expected and len(datamanager.pool) == 5
+
+
+def test_a_slow_teacher_refreshes_the_pool_in_its_share_of_the_time_only(config, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def paint_slowly(camera):
+        clock[0] += 3.0
+        return paint_directions(camera)
+
+    datamanager = set_up(replace(config, refresh_rate=1.0, refresh_share=0.25), paint_slowly)
+    datamanager.phase = Phase.DISTIL
+    datamanager.fill_pool()
+    filled, begun = datamanager.pool.rendered, clock[0]
+    for step in range(200):
+        datamanager.next_train(step)
+        clock[0] += 1.0
+    rendering = 3.0 * (datamanager.pool.rendered - filled)
+    assert rendering / (clock[0] - begun) == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_fine_tuning_mixes_photos_and_pseudo_views(config, share, expected):
+    datamanager = set_up(replace(config, photo_share=share, shift_grid=False), CountingTeacher())
+    datamanager.fill_pool()
+    datamanager.load_photos(torch.ones(3))
+    datamanager.phase = Phase.FINETUNE
+    photos = total = 0
+    for step in range(200):
+        _, batch = datamanager.next_train(step)
+        total += 3
+        if "mask" in batch:
+            photos += int((batch["mask"].mean((1, 2)) < 1).sum())  # 52 of 56 pixels are photo
+    assert photos / total == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize(("coarsest", "shift", "fits"), [(6.0, True, True), (7.0, True, False), (7.0, False, True)])
+def test_a_pitch_whose_cell_is_larger_than_the_picture_is_refused(config, coarsest, shift, fits):
+    student = replace(PAPER, pitches=(1.0, coarsest))
+    datamanager = set_up(replace(config, shift_grid=shift), CountingTeacher(), student=student)
+    if fits:
+        return datamanager.check_pitches()
+    with pytest.raises(UserError, match="52 x 52 pixels are too small to be learned at pitch 7 as well"):
+        datamanager.check_pitches()
+
+
+def test_a_cached_pool_is_measured_on_a_few_views_of_its_own(config, tmp_path):
+    config = replace(config, cache_dir=tmp_path)
+    set_up(config, CountingTeacher()).fill_pool()
+    teacher = CountingTeacher()
+    datamanager = set_up(config, teacher)
+    datamanager.fill_pool()
+    pool = datamanager.pool
+    assert datamanager.measure_extent().planes() is not None
+    assert teacher.pictures == 8 and datamanager.pool is pool
+
+
+def test_alpha_needs_photos_that_have_it(config, monkeypatch):
+    datamanager = set_up(config, CountingTeacher(), student=StudentConfig(alpha=True))
+    datamanager.load_photos(torch.ones(3))
+    straight = torch.from_numpy(datamanager.train_dataset.get_numpy_image(0)) / 255.0
+    expected = torch.cat([straight[..., :3] * straight[..., 3:], straight[..., 3:]], dim=-1)
+    _, _, premultiplied, _ = datamanager.photos.take(torch.tensor([0]), "cpu")
+    torch.testing.assert_close(premultiplied[0, :52, :52], expected, atol=0.5 / 255 + 1e-6, rtol=0)
+    datamanager.check_photos()
+    opaque = datamanager.train_dataset.get_numpy_image(0)[..., :3]
+    monkeypatch.setattr(datamanager.train_dataset, "get_numpy_image", lambda _: opaque)
+    with pytest.raises(UserError, match="photos with an alpha channel, these have none: cut the object out"):
+        datamanager.check_photos()
+
+
+def test_a_cache_folder_keeps_the_pool_for_the_same_teacher(config, tmp_path):
+    first, second, other = CountingTeacher(), CountingTeacher(), CountingTeacher()
+    config = replace(config, cache_dir=tmp_path)
+    set_up(config, first).fill_pool("teacher a")
+    datamanager = set_up(config, second)
+    datamanager.fill_pool("teacher a")
+    assert (first.pictures, second.pictures, len(datamanager.pool)) == (5, 0, 5)
+    set_up(config, other).fill_pool("teacher b")
+    assert other.pictures == 5
+
+
+def test_ranks_cache_their_own_shares_of_the_pool(config, tmp_path, monkeypatch):
+    config = replace(config, cache_dir=tmp_path)
+    monkeypatch.setattr(comms, "get_world_size", lambda: 2)
+    for rank, expected in ((0, 3), (1, 3), (0, 0), (1, 0)):
+        monkeypatch.setattr(comms, "get_rank", lambda rank=rank: rank)
+        teacher = CountingTeacher()
+        set_up(config, teacher).fill_pool()
+        assert teacher.pictures == expected
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_nothing_is_written_without_a_cache_folder(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    datamanager = set_up(config, CountingTeacher())
+    datamanager.fill_pool()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("test_mode", ["test", "inference"])
+def test_viewer_eval_and_render_set_up_without_rendering(config, test_mode):
+    datamanager = set_up(config, None, test_mode)
+    assert datamanager.pool is None and datamanager.sample_poses(3).shape == (3, 3, 4)
+
+
+def test_other_cameras_than_perspective_are_one_clear_line(config, monkeypatch):
+    from nerfstudio.data.dataparsers.blender_dataparser import Blender
+
+    original = Blender._generate_dataparser_outputs
+
+    def fisheye(self, split="train"):
+        outputs = original(self, split)
+        outputs.cameras.camera_type = torch.full_like(outputs.cameras.camera_type, CameraType.FISHEYE.value)
+        return outputs
+
+    monkeypatch.setattr(Blender, "_generate_dataparser_outputs", fisheye)
+    with pytest.raises(UserError, match="needs perspective photos, .*: undistort them first"):
+        config.setup(device="cpu", test_mode="val")
