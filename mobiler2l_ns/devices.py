@@ -1,7 +1,8 @@
-"""What a run was trained with: versions and the device, to be remembered with it."""
+"""What a device can do, what it is called, and which versions run on it."""
 
 from __future__ import annotations
 
+import functools
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.version
+from nerfstudio.utils.rich_utils import CONSOLE
 
 PACKAGES = ("nerfstudio", "torch", "torchvision", "numpy", "nerfacc", "gsplat", "viser")
 
@@ -51,3 +53,25 @@ def peak_memory(device: torch.device | str) -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@functools.cache
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether a type of device has instructions that multiply bfloat16: NVIDIA's from Ampere on, CPUs with AVX-512 BF16
+    or AMX."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # older versions of torch cannot tell
+    return device == "cpu" and known is not None and known()
+
+
+@functools.cache
+def compiles(device: str) -> bool:
+    """Whether torch.compile gets to its end on a type of device: on GPUs its compiler wants a C compiler as well."""
+    try:
+        torch.compile(lambda x: x.sin() + 1.0)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever a compiler that is missing or unfit ends in
+        reason = str(error).strip().partition("\n")[0]
+        CONSOLE.print(f"[yellow]The student is trained without torch.compile, which fails here: {reason}")
+        return False
+    return True

@@ -46,7 +46,7 @@ def recipe_config(name: str, network: str) -> Any:
         SystemExit: if there is no such method or field.
     """
     from mobiler2l_ns.plugin import methods
-    from mobiler2l_ns.student.network import StudentConfig
+    from mobiler2l_ns.student.config import StudentConfig
 
     base, *changes = name.split("+")
     base, _, own = base.partition("@")

@@ -22,7 +22,7 @@ def stream(views: int, size: int, budget_gib: float, device: str) -> dict[str, f
     """Fill a pool that wants ``views`` views, stream as many again through it, and train in between."""
     import torch
 
-    from mobiler2l_ns.geometry.picture import StudentView
+    from mobiler2l_ns.geometry.picture import PictureGeometry
     from mobiler2l_ns.plugin import methods
     from mobiler2l_ns.pool.pseudo_views import BYTES_PER_GIB, PseudoViewPool
     from mobiler2l_ns.student.renderer import Student
@@ -30,7 +30,7 @@ def stream(views: int, size: int, budget_gib: float, device: str) -> dict[str, f
     tiny: Any = methods.mobiler2l_tiny.config.pipeline.model
     student = Student(replace(tiny, width=32, num_blocks=2)).to(device)
     optimizer = torch.optim.AdamW(student.parameters())
-    view = StudentView(size, size, 1.4 * size, 1.4 * size, size / 2, size / 2, student.config.stride)
+    view = PictureGeometry(size, size, 1.4 * size, 1.4 * size, size / 2, size / 2, student.config.stride)
     pool = PseudoViewPool(views, *view.covered, budget_gib, device)
     pose = torch.eye(4)[:3]
     picture = torch.rand(*view.covered, 3)

@@ -75,7 +75,7 @@ def plain_step(config: Any, views: int, size: int, device: str) -> Callable[[], 
 
 def default_step(method: Any, config: Any, views: int, size: int, device: str, blocks: int) -> Callable[[], None]:
     """This project's training step, from poses and bytes to new weights, with the first ``blocks`` blocks active."""
-    from mobiler2l_ns.geometry.picture import StudentView
+    from mobiler2l_ns.geometry.picture import PictureGeometry
     from mobiler2l_ns.pool.pseudo_views import PseudoViewPool
     from mobiler2l_ns.student.renderer import Student
 
@@ -85,7 +85,7 @@ def default_step(method: Any, config: Any, views: int, size: int, device: str, b
     student.compile_for(torch.device(device))
     student.network.active_blocks = blocks
     optimizer = replace(method.optimizers["student"]["optimizer"], lr=1e-6).setup(student.network.parameter_groups())
-    view = StudentView(size, size, 1.39 * size, 1.39 * size, size / 2, size / 2, config.stride)
+    view = PictureGeometry(size, size, 1.39 * size, 1.39 * size, size / 2, size / 2, config.stride)
     pool = PseudoViewPool(2 * views, size, size, 64.0, device)
     pose = torch.eye(4)[:3].clone()
     pose[2, 3] = 4.0
@@ -115,9 +115,10 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mobiler2l_ns.devices import multiplies_bfloat16
     from mobiler2l_ns.plugin import methods
-    from mobiler2l_ns.student.network import StudentConfig, measure_cost
-    from mobiler2l_ns.student.renderer import multiplies_bfloat16
+    from mobiler2l_ns.student.config import StudentConfig
+    from mobiler2l_ns.student.network import measure_cost
 
     device, size = arguments.device, arguments.size
     torch.backends.cudnn.benchmark = True  # as ns-train does

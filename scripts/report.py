@@ -14,7 +14,7 @@ import torch
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--load-config", type=Path, required=True, help="config.yml of a mobiler2l run")
-    parser.add_argument("--views", type=int, help="most held-out views to measure (32)")
+    parser.add_argument("--views", type=int, help="most test views to measure (32)")
     arguments = parser.parse_args()
     if arguments.views is not None and arguments.views < 1:
         parser.error("--views must be at least 1")

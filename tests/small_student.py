@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobiler2l_ns.export.graph import Contract, Graph, graph_of
-from mobiler2l_ns.student.network import StudentConfig
+from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.renderer import Student
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
 from mobiler2l_ns.geometry.encoding import SHORTEST_CHORD
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.network import PointwiseLinear, ResidualBlock, StudentNetwork, SuperResolution
 from mobiler2l_ns.student.renderer import Student
 
@@ -94,13 +94,13 @@ class PoseToImage(nn.Module):
 
     u: Tensor
     v: Tensor
-    places: Tensor
+    t_values: Tensor
     frequencies: Tensor
     centre: Tensor
     radius: Tensor
     log_pitch: Tensor
 
-    def __init__(self, student: Student, view: StudentView | None = None, pitch: float = 1.0) -> None:
+    def __init__(self, student: Student, view: PictureGeometry | None = None, pitch: float = 1.0) -> None:
         """Args: the student, the pictures it is to render (its own if not given), and the size of their rays' cells in
         units of the full picture's."""
         super().__init__()
@@ -115,7 +115,7 @@ class PoseToImage(nn.Module):
         v = (torch.arange(self.rows) + 0.5) * config.stride
         self.register_buffer("u", u.repeat(self.rows)[None, None])
         self.register_buffer("v", v.repeat_interleave(self.columns)[None, None])
-        self.register_buffer("places", student.places().detach().cpu().reshape(1, -1, 1, 1))
+        self.register_buffer("t_values", student.t_values().detach().cpu().reshape(1, -1, 1, 1))
         self.register_buffer("frequencies", 2.0 ** torch.arange(config.num_frequencies).float().reshape(1, 1, -1, 1))
         self.register_buffer("centre", student.capture.scene_centre.detach().cpu().reshape(1, 3, 1))
         self.register_buffer("radius", student.capture.scene_radius.detach().cpu().reshape(1, 1, 1))
@@ -135,7 +135,7 @@ class PoseToImage(nn.Module):
             nearest = start - ((start * along).sum(dim=1, keepdim=True) / squared) * along
             inside = (1.0 - (nearest * nearest).sum(dim=1, keepdim=True)).clamp(min=SHORTEST_CHORD**2)
             origin, directions = nearest, along * (inside / squared).sqrt()
-        points = origin[:, None] + self.places * directions[:, None]
+        points = origin[:, None] + self.t_values * directions[:, None]
         if self.contracted:
             size = points.abs().amax(dim=2, keepdim=True).clamp(min=1.0)
             points = points * ((2.0 - 1.0 / size) / size)
@@ -166,7 +166,7 @@ class EncodingToImage(nn.Module):
 
     contract: Contract = "encoding"
 
-    def __init__(self, student: Student, view: StudentView | None = None, pitch: float = 1.0) -> None:
+    def __init__(self, student: Student, view: PictureGeometry | None = None, pitch: float = 1.0) -> None:
         super().__init__()
         view = view or student.view(pitch)
         self.height, self.width, self.alpha = view.height, view.width, student.config.alpha
@@ -189,6 +189,6 @@ class EncodingToImage(nn.Module):
 Graph = PoseToImage | EncodingToImage
 
 
-def graph_of(student: Student, contract: Contract, view: StudentView | None = None, pitch: float = 1.0) -> Graph:
+def graph_of(student: Student, contract: Contract, view: PictureGeometry | None = None, pitch: float = 1.0) -> Graph:
     """The graph of a contract, in evaluation mode."""
     return (PoseToImage if contract == "pose" else EncodingToImage)(student, view, pitch).eval()

@@ -14,8 +14,8 @@ import torch
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.proof import Proof
 from mobiler2l_ns.geometry.encoding import SHORTEST_CHORD
-from mobiler2l_ns.geometry.picture import StudentView
-from mobiler2l_ns.student.network import StudentConfig
+from mobiler2l_ns.geometry.picture import PictureGeometry
+from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.renderer import Student
 
 NAME = "manifest.json"
@@ -41,9 +41,9 @@ class PackageFile:
     bytes: int
     """Size of the file, or of all files in the folder."""
     psnr_student: float
-    """PSNR in dB to the PyTorch student on held-out cameras, the least of all sizes."""
+    """PSNR in dB to the PyTorch student on proof cameras, the least of all sizes."""
     psnr_photos: float | None
-    """PSNR in dB to the held-out photos, in the first size; None without photos."""
+    """PSNR in dB to the proof photos, in the first size; None without photos."""
     ms: float | None
     """Milliseconds of a frame of the first size where it was proven; None if that runtime says nothing about time."""
     run_by: str
@@ -67,7 +67,7 @@ class PackageFile:
     """Digest of each file."""
 
 
-def describe_view(function: str, view: StudentView, pitch: float) -> dict[str, Any]:
+def describe_view(function: str, view: PictureGeometry, pitch: float) -> dict[str, Any]:
     """One size of a package: the function of the package that renders it ("main" if it has but one), rows and columns
     of low-resolution rays, and the intrinsics it expects in its own pixels."""
     rows, columns = view.grid
@@ -154,7 +154,7 @@ def describe(student: Student) -> dict[str, Any]:
         "far": far,
         "points": {
             "in": "sphere" if student.in_sphere() else "planes",
-            "places": _numbers(student.places()),
+            "places": _numbers(student.t_values()),
             "meaning": _SPHERE if student.in_sphere() else _PLANES,
             "centre": _numbers(capture.scene_centre),
             "radius": float(capture.scene_radius),
@@ -207,7 +207,7 @@ def write(
         path: of the new manifest.
         student: whose packages they are.
         files: the new ones.
-        psnr_photos: of the PyTorch student, in dB to the held-out photos.
+        psnr_photos: of the PyTorch student, in dB to the proof photos.
         previous: the manifest that this one will replace; it need not be there.
 
     Raises:

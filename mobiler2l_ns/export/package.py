@@ -19,7 +19,7 @@ from mobiler2l_ns.export.graph import Contract, Graph, graph_of
 from mobiler2l_ns.export.lint import layers_of, lint
 from mobiler2l_ns.export.proof import Reference, prove
 from mobiler2l_ns.export.summary import print_table
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
 
 CONTRACTS = {"pose": "camera_to_world, intrinsics -> image", "encoding": "encoding -> image"}
@@ -44,12 +44,12 @@ class _Job:
     form: Format
     contract: Contract
     precision: str
-    views: dict[str, tuple[StudentView, float]]
+    views: dict[str, tuple[PictureGeometry, float]]
     """Function -> what it renders, and the pitch of its rays."""
     name: str
 
 
-def view_of(student: Student, height: int, width: int) -> tuple[StudentView, float]:
+def view_of(student: Student, height: int, width: int) -> tuple[PictureGeometry, float]:
     """How a student renders pictures of a size: at a pitch it has learned, where the size is that pitch's; otherwise
     at its own focal length, so that another size is another field of view.
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.formats.table import Runner
 from mobiler2l_ns.export.graph import Contract, PoseToImage
-from mobiler2l_ns.export.proof_photos import HeldOutPhoto
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.export.proof_photos import ProofPhoto
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
 
 MOST = 200.0
@@ -31,18 +31,18 @@ class Proof:
     """How near a package is to the student, and to the photos."""
 
     psnr: float
-    """PSNR in dB between the package and the PyTorch student over all held-out cameras."""
+    """PSNR in dB between the package and the PyTorch student over all proof cameras."""
     psnr_photos: float | None
-    """Mean PSNR in dB between the package and the held-out photos; None without photos."""
+    """Mean PSNR in dB between the package and the proof photos; None without photos."""
     ms: float
     """Median milliseconds of a frame after the first."""
     cameras: int
-    """Held-out cameras compared."""
+    """Proof cameras compared."""
 
 
 @dataclass
 class Reference:
-    """The student's own pictures on the cameras held out of training, and the photos taken there.
+    """The student's own pictures on the proof cameras, and the photos taken there.
 
     Args:
         student: in evaluation mode.
@@ -50,10 +50,10 @@ class Reference:
     """
 
     student: Student
-    photos: Sequence[HeldOutPhoto | None] = ()
-    _pictures: dict[StudentView, list[Tensor]] = field(default_factory=dict)
+    photos: Sequence[ProofPhoto | None] = ()
+    _pictures: dict[PictureGeometry, list[Tensor]] = field(default_factory=dict)
 
-    def pictures(self, view: StudentView) -> list[Float[Tensor, "channels h w"]]:
+    def pictures(self, view: PictureGeometry) -> list[Float[Tensor, "channels h w"]]:
         """The student's picture at each proof pose, rendered once."""
         if view not in self._pictures:
             fx, fy, cx, cy = view.intrinsics
@@ -66,7 +66,7 @@ class Reference:
             self._pictures[view] = rendered
         return self._pictures[view]
 
-    def psnr_to_photo(self, index: int, picture: Float[Tensor, "channels h w"], view: StudentView) -> float | None:
+    def psnr_to_photo(self, index: int, picture: Float[Tensor, "channels h w"], view: PictureGeometry) -> float | None:
         """PSNR in dB of a picture to the photo of a proof pose, RGBA over white; None without that photo."""
         photo = self.photos[index] if self.photos else None
         if photo is None:
@@ -78,7 +78,7 @@ class Reference:
         return _decibel(float(squared))
 
     def psnr_photos(self) -> float | None:
-        """Mean PSNR in dB of the student itself to the held-out photos; None without photos."""
+        """Mean PSNR in dB of the student itself to the proof photos; None without photos."""
         if not self.photos:
             return None
         view = self.student.view()
@@ -89,12 +89,12 @@ def prove(
     reference: Reference,
     run: Runner,
     contract: Contract,
-    view: StudentView,
+    view: PictureGeometry,
     threshold: float,
     what: str,
     pitch: float = 1.0,
 ) -> Proof:
-    """Compare a package with the student on the cameras held out of training.
+    """Compare a package with the student on the proof cameras.
 
     Args:
         reference: the PyTorch student's pictures.

@@ -1,4 +1,4 @@
-"""The photos behind a student's held-out cameras, as its own pinhole camera would have taken them."""
+"""The photos behind a student's proof cameras, as its own pinhole camera would have taken them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import functional
 
-from mobiler2l_ns.capture.photos import over_background, photo_with_alpha, premultiply, sized_dataset
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.capture.background import Background, has_alpha
+from mobiler2l_ns.capture.photos import sized_dataset
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
 
 SAME_POSE = 1e-4
 
 
 @dataclass
-class HeldOutPhoto:
+class ProofPhoto:
     """A photo in the geometry of the student's full picture."""
 
     picture: Float[Tensor, "channels h w"]
@@ -31,7 +32,9 @@ class HeldOutPhoto:
     mask: Float[Tensor, "h w"]
     """1 where the photo shows something and may be judged by."""
 
-    def at(self, view: StudentView, full: StudentView) -> tuple[Float[Tensor, "channels h w"], Float[Tensor, "h w"]]:
+    def at(
+        self, view: PictureGeometry, full: PictureGeometry
+    ) -> tuple[Float[Tensor, "channels h w"], Float[Tensor, "h w"]]:
         """The photo and its mask as a picture of another view: coarser, or a window of this one."""
         both = torch.cat([self.picture, self.mask[None]])[None]
         if abs(view.fx / full.fx - 1.0) > 1e-6:
@@ -42,13 +45,13 @@ class HeldOutPhoto:
         return both[0, :-1], (both[0, -1] > 0.99).float()
 
 
-def load_held_out_photos(config: TrainerConfig, student: Student) -> list[HeldOutPhoto | None]:
+def load_proof_photos(config: TrainerConfig, student: Student) -> list[ProofPhoto | None]:
     """One photo for each of the student's proof poses; None for poses whose photo is not to be had.
 
     A capture that has moved away is no error: the console says so.
     """
     poses = student.capture.proof_poses.cpu()
-    found: list[HeldOutPhoto | None] = [None] * len(poses)
+    found: list[ProofPhoto | None] = [None] * len(poses)
     manager = config.pipeline.datamanager
     parser = manager.dataparser  # type: ignore[attr-defined]
     if manager.data is not None:
@@ -70,20 +73,14 @@ def load_held_out_photos(config: TrainerConfig, student: Student) -> list[HeldOu
     return found
 
 
-def _photo(dataset, index: int, student: Student, config: TrainerConfig) -> HeldOutPhoto | None:
-    if student.config.alpha:
-        photo = photo_with_alpha(dataset, index)
-        if photo.shape[-1] != 4:
-            return None
-        photo = premultiply(photo)
-    else:
-        white = getattr(config.pipeline.model, "background_color", "black") == "white"
-        photo = over_background(dataset.get_data(index)["image"], torch.full((3,), float(white)))
-    camera = dataset.cameras[index : index + 1]
-    return undistorted(photo, camera, student.view())
+def _photo(dataset, index: int, student: Student, config: TrainerConfig) -> ProofPhoto | None:
+    background: Background = config.pipeline.model.background  # type: ignore[attr-defined]
+    if background.alpha and not has_alpha(dataset):
+        return None
+    return undistorted(background.photo(dataset, index), dataset.cameras[index : index + 1], student.view())
 
 
-def undistorted(photo: Float[Tensor, "h w channels"], camera: Cameras, view: StudentView) -> HeldOutPhoto | None:
+def undistorted(photo: Float[Tensor, "h w channels"], camera: Cameras, view: PictureGeometry) -> ProofPhoto | None:
     """A photo, resampled as the pinhole camera of a view at the same pose sees it.
 
     Args:
@@ -118,4 +115,4 @@ def undistorted(photo: Float[Tensor, "h w channels"], camera: Cameras, view: Stu
         missing = (0, view.height - image.shape[0]), (0, view.width - image.shape[1]), (0, 0)
         image = np.pad(image, missing)
     moved = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return HeldOutPhoto(moved[:-1], (moved[-1] > 0.99).float())
+    return ProofPhoto(moved[:-1], (moved[-1] > 0.99).float())

@@ -44,7 +44,7 @@ def print_table(folder: Path, files: Sequence[PackageFile], student_photos: floa
     Args:
         folder: where they are.
         files: the packages.
-        student_photos: the student's own PSNR in dB to the held-out photos, if known.
+        student_photos: the student's own PSNR in dB to the proof photos, if known.
     """
     table = Table(title=f"[bold green]{folder}")
     for column in COLUMNS:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.geometry.rays import pinhole_rays
 
 POINTS_PER_VIEW = 4096
@@ -23,7 +23,7 @@ class SceneExtent:
         self.depth_quantiles: list[tuple[float, float]] = []
         self.points: list[Tensor] = []
 
-    def add(self, pose: Float[Tensor, "3 4"], view: StudentView, outputs: dict[str, Tensor]) -> None:
+    def add(self, pose: Float[Tensor, "3 4"], view: PictureGeometry, outputs: dict[str, Tensor]) -> None:
         """Measure one pseudo view.
 
         Args:

@@ -44,7 +44,7 @@ def jitter_depths(
     """Move each depth to a uniform place between the midpoints to its neighbours (stratified sampling).
 
     Args:
-        depths: increasing depths, or places along a chord.
+        depths: increasing depths, or t_values along a chord.
         views, height, width: size of the batch of low-resolution rays.
         jitter: ``none`` returns ``depths``; ``batch`` draws one set for all rays; ``ray`` draws one set a ray.
     """
@@ -71,7 +71,7 @@ def points_in_sphere(
     directions: Float[Tensor, "*rays 3"],
     centre: Float[Tensor, "3"],
     radius: Float[Tensor, ""],
-    places: Float[Tensor, "k"] | Float[Tensor, "*rays k"],
+    t_values: Float[Tensor, "k"] | Float[Tensor, "*rays k"],
 ) -> Float[Tensor, "*rays k 3"]:
     """Points on the chord that a sphere cuts out of each ray, in units of its radius from its centre.
 
@@ -81,14 +81,14 @@ def points_in_sphere(
     Args:
         origins, directions: rays in world units, directions of any length.
         centre, radius: the sphere, world units.
-        places: -1 where the ray enters, 1 where it leaves.
+        t_values: -1 where the ray enters, 1 where it leaves.
     """
     start, along = (origins - centre) / radius, directions / radius
     squared = (along * along).sum(-1, keepdim=True)
     nearest = start - ((start * along).sum(-1, keepdim=True) / squared) * along
     inside = (1.0 - (nearest * nearest).sum(-1, keepdim=True)).clamp(min=SHORTEST_CHORD**2)
     half = along * (inside / squared).sqrt()
-    return nearest[..., None, :] + places[..., :, None] * half[..., None, :]
+    return nearest[..., None, :] + t_values[..., :, None] * half[..., None, :]
 
 
 def contract(points: Float[Tensor, "*any 3"]) -> Float[Tensor, "*any 3"]:

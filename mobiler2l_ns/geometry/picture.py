@@ -13,7 +13,7 @@ from mobiler2l_ns.geometry.rays import grid_size, pinhole_rays
 
 
 @dataclass(frozen=True)
-class StudentView:
+class PictureGeometry:
     """Geometry of the student's pictures: nerfstudio intrinsics in pixels, and the blocks that cover them."""
 
     height: int
@@ -25,7 +25,7 @@ class StudentView:
     stride: int
 
     @classmethod
-    def of(cls, cameras: Cameras, stride: int) -> StudentView:
+    def of(cls, cameras: Cameras, stride: int) -> PictureGeometry:
         """The most common size of the cameras, with the median intrinsics of that size."""
         sizes = torch.cat([cameras.height.reshape(-1, 1), cameras.width.reshape(-1, 1)], dim=1).cpu()
         unique, counts = torch.unique(sizes, dim=0, return_counts=True)
@@ -36,24 +36,24 @@ class StudentView:
         )
         return cls(height, width, fx, fy, cx, cy, stride)
 
-    def at(self, pitch: float) -> StudentView:
+    def at(self, pitch: float) -> PictureGeometry:
         """The same view in fewer pixels, whose rays stand for cells ``pitch`` times as wide."""
         height, width = max(1, round(self.height / pitch)), max(1, round(self.width / pitch))
         across, down = width / self.width, height / self.height
-        return StudentView(
+        return PictureGeometry(
             height, width, self.fx * across, self.fy * down, self.cx * across, self.cy * down, self.stride
         )
 
-    def window(self, height: int, width: int) -> StudentView:
+    def window(self, height: int, width: int) -> PictureGeometry:
         """A picture of another size with the same focal length and middle: it shows less, or more, of the scene."""
         left, top = (self.width - width) / 2, (self.height - height) / 2
-        return StudentView(height, width, self.fx, self.fy, self.cx - left, self.cy - top, self.stride)
+        return PictureGeometry(height, width, self.fx, self.fy, self.cx - left, self.cy - top, self.stride)
 
-    def beginning_at(self, down: int, right: int) -> StudentView:
+    def beginning_at(self, down: int, right: int) -> PictureGeometry:
         """The part of what this view covers that begins so many pixels, less than a block, from its corner, one block
         smaller each way. Its rays go through other places than this view's."""
         height, width = (pixels - self.stride for pixels in self.covered)
-        return StudentView(height, width, self.fx, self.fy, self.cx - right, self.cy - down, self.stride)
+        return PictureGeometry(height, width, self.fx, self.fy, self.cx - right, self.cy - down, self.stride)
 
     @property
     def grid(self) -> tuple[int, int]:

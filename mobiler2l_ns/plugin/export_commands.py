@@ -19,7 +19,7 @@ from mobiler2l_ns.export.graph import Contract
 from mobiler2l_ns.export.lint import layers_of, lint, print_lint
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.export.proof import Reference
-from mobiler2l_ns.export.proof_photos import load_held_out_photos
+from mobiler2l_ns.export.proof_photos import load_proof_photos
 from mobiler2l_ns.report.add_packages import add_to_report
 from mobiler2l_ns.run.opening import load_student
 from mobiler2l_ns.saved_run import read_run_config
@@ -38,7 +38,7 @@ class _Export:
     def export(self, requests: list[Request]) -> list[manifest.PackageFile]:
         """Convert, prove, move in."""
         student = load_student(self.load_config)
-        photos = load_held_out_photos(read_run_config(self.load_config), student)
+        photos = load_proof_photos(read_run_config(self.load_config), student)
         entries = export_packages(student, requests, self.output_dir, Reference(student, photos))
         add_to_report(self.load_config, self.output_dir)
         return entries

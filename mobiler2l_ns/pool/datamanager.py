@@ -24,12 +24,12 @@ from mobiler2l_ns.capture.photos import Photos, photo_with_alpha, sized_dataset
 from mobiler2l_ns.capture.pose_samplers import PoseSamplerName, look_at_point, make_pose_sampler
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.bounds import SceneExtent
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.geometry.rays import as_ray_bundle
 from mobiler2l_ns.pool.pseudo_views import BYTES_PER_GIB, PseudoViewPool
 from mobiler2l_ns.pool.refresh import TimeShare
 from mobiler2l_ns.progress.phases import Phase
-from mobiler2l_ns.student.network import StudentConfig
+from mobiler2l_ns.student.config import StudentConfig
 
 RenderTeacher = Callable[[Cameras], dict[str, Tensor]]
 """Renders one camera: ``picture`` (H, W, 3) RGB or (H, W, 4) premultiplied RGBA in 0..1, and where the teacher knows
@@ -79,7 +79,7 @@ class MobileR2LDataManager(VanillaDataManager):
         self.phase = Phase.TEACHER
         self.pool: PseudoViewPool | None = None
         self.photos: Photos | None = None
-        self.held_out: Photos | None = None
+        self.selection_photos: Photos | None = None
         self.extent = SceneExtent()
         self._render: RenderTeacher | None = None
         self._owed_views = 0.0
@@ -104,8 +104,8 @@ class MobileR2LDataManager(VanillaDataManager):
         if count < 2:
             return list(range(count)), list(range(count))
         step = max(8, -(-count // 8))
-        held_out = list(range(min(step // 2, count - 1), count, step))
-        return [index for index in range(count) if index not in held_out], held_out
+        selection = list(range(min(step // 2, count - 1), count, step))
+        return [index for index in range(count) if index not in selection], selection
 
     def check_photos(self) -> None:
         """See that the photos can fine-tune the student, before anything is trained.
@@ -149,13 +149,13 @@ class MobileR2LDataManager(VanillaDataManager):
     def _photos_fit(self) -> bool:
         return not self.student.alpha or photo_with_alpha(self.train_dataset, 0).shape[-1] == 4
 
-    def load_held_out(self, background: Float[Tensor, "3"]) -> bool:
+    def load_selection_photos(self, background: Float[Tensor, "3"]) -> bool:
         """Bring the photos that judge the student to its geometry, once; False if they have no alpha to judge by."""
-        if self.held_out is None and self._photos_fit():
+        if self.selection_photos is None and self._photos_fit():
             over = None if self.student.alpha else background
-            _, held_out = self.split_photos(len(self.train_dataset))
-            self.held_out = Photos(self.train_dataset, held_out, self.view, over)
-        return self.held_out is not None
+            _, selection = self.split_photos(len(self.train_dataset))
+            self.selection_photos = Photos(self.train_dataset, selection, self.view, over)
+        return self.selection_photos is not None
 
     def load_photos(self, background: Float[Tensor, "3"]) -> None:
         """Bring the training photos to the student's geometry, once."""
@@ -164,14 +164,14 @@ class MobileR2LDataManager(VanillaDataManager):
         over = None if self.student.alpha else background
         train, _ = self.split_photos(len(self.train_dataset))
         self.photos = Photos(self.train_dataset, train, self.view, over)
-        self.load_held_out(background)
+        self.load_selection_photos(background)
 
     # Pseudo views
 
     def connect(self, student: StudentConfig, render: RenderTeacher | None) -> None:
         """Set what the student renders and, when training, the teacher's renderer."""
         self.student = student
-        self.view = StudentView.of(self.train_dataset.cameras, student.stride)
+        self.view = PictureGeometry.of(self.train_dataset.cameras, student.stride)
         self.train_poses = self.train_dataset.cameras.camera_to_worlds.cpu()
         self.look_at = look_at_point(self.train_poses)
         self.sampler, self.sampler_reason = make_pose_sampler(self.config.pose_sampler, self.train_poses)

@@ -26,12 +26,12 @@ POINTS = 400
 """Most points of a phase's learning curve; each is a mean over the steps since the last."""
 EARLY = 5.0
 """Seconds between points on a slow device, until the first that is due by its step."""
-HELD_OUT = "held-out"
+SELECTION = "selection"
 CURVES = {
     Phase.TEACHER.value: "teacher to photos",
     Phase.DISTIL.value: "student to teacher",
     Phase.FINETUNE.value: "student to photos and teacher",
-    HELD_OUT: "student to held-out photos",
+    SELECTION: "student to selection photos",
 }
 """What is measured in dB: on the batches of each phase, and on photos that no batch of the student holds."""
 
@@ -179,10 +179,10 @@ class RunLog:
         self._measured(self.now.phase.value, psnr)
         self.note("train", step, loss=loss, psnr=psnr, steps_per_second=rate)
 
-    def held_out(self, step: int, psnr: float) -> None:
-        """The student has been measured on held-out photos, in dB."""
-        self._measured(HELD_OUT, psnr)
-        self.note("held-out", step, curve=HELD_OUT, psnr=psnr)
+    def selection(self, step: int, psnr: float) -> None:
+        """The student has been measured on selection photos, in dB."""
+        self._measured(SELECTION, psnr)
+        self.note("selection", step, curve=SELECTION, psnr=psnr)
 
     def _measured(self, curve: str, psnr: float | None) -> None:
         if psnr is not None:

@@ -23,21 +23,21 @@ class Coverage:
 
     pseudo: Float[Tensor, "n 3 4"]
     photos: Float[Tensor, "n 3 4"]
-    held_out: Float[Tensor, "n 3 4"]
+    test: Float[Tensor, "n 3 4"]
     sampler: str
     """Which pose sampler, and why."""
     pool: str
     """What the pseudo views are: those in the pool, or newly drawn ones."""
 
 
-def coverage_of(datamanager: MobileR2LDataManager, held_out: Float[Tensor, "n 3 4"]) -> Coverage:
+def coverage_of(datamanager: MobileR2LDataManager, test: Float[Tensor, "n 3 4"]) -> Coverage:
     """The pool's poses, or where there is no pool (the run was opened, not trained) newly drawn ones."""
     pool = datamanager.pool
     if pool is not None and len(pool) > 0:
         poses, what = pool.poses[: len(pool)].cpu(), f"{len(pool)} pseudo views in the pool at the end"
     else:
         poses, what = datamanager.sample_poses(MOST_CAMERAS), f"{MOST_CAMERAS} poses drawn as for pseudo views"
-    return Coverage(poses.float(), datamanager.train_poses.float(), held_out, datamanager.sampler_reason, what)
+    return Coverage(poses.float(), datamanager.train_poses.float(), test, datamanager.sampler_reason, what)
 
 
 def _cameras(name: str, poses: Float[Tensor, "n 3 4"], plane: tuple[int, int], style: str) -> charts.Cameras:
@@ -50,8 +50,8 @@ def _cameras(name: str, poses: Float[Tensor, "n 3 4"], plane: tuple[int, int], s
 
 def draw(coverage: Coverage) -> str:
     """Two maps and their legend, as HTML."""
-    kinds = {"pseudo": coverage.pseudo, "photos": coverage.photos, "held": coverage.held_out}
-    names = {"pseudo": "pseudo views", "photos": "photos", "held": "held-out views"}
+    kinds = {"pseudo": coverage.pseudo, "photos": coverage.photos, "test": coverage.test}
+    names = {"pseudo": "pseudo views", "photos": "photos", "test": "test views"}
     maps = []
     for title, plane in MAPS.items():
         groups = [_cameras(names[kind], poses, plane, kind) for kind, poses in kinds.items() if len(poses) > 0]

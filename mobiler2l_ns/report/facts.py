@@ -59,7 +59,7 @@ def collect(pipeline: MobileR2LPipeline, config_path: Path, step: int, most_view
         pipeline: trained or opened; it stays in evaluation mode.
         config_path: of the run, with its log and its checkpoints beside it.
         step: last step that was trained.
-        most_views: held-out views to measure.
+        most_views: test views to measure.
 
     Raises:
         UserError: if the capture holds out no views.

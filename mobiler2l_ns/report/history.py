@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mobiler2l_ns.progress.log import HELD_OUT
+from mobiler2l_ns.progress.log import SELECTION
 
 Curve = list[tuple[float, float]]
 """Seconds of training and a value."""
@@ -70,5 +70,5 @@ class History:
             if record["loss"] is not None:
                 self.loss.setdefault(record["phase"], []).append((seconds, record["loss"]))
         if record.get("psnr") is not None:
-            curve = HELD_OUT if record["event"] == "held-out" else record["phase"]
+            curve = SELECTION if record["event"] == "selection" else record["phase"]
             self.psnr.setdefault(curve, []).append((seconds, record["psnr"]))

@@ -1,4 +1,4 @@
-"""The student and its teacher on held-out views: the figures of ns-eval view by view, and some pictures to look at."""
+"""The student and its teacher on test views: the figures of ns-eval view by view, and some pictures to look at."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOSSLESS_PIXELS = 200
 
 @dataclass
 class View:
-    """One held-out view."""
+    """One test view."""
 
     name: str
     """Of the photo's file."""
@@ -43,7 +43,7 @@ class View:
 
 @dataclass
 class Measured:
-    """What was measured on held-out views, on this device."""
+    """What was measured on test views, on this device."""
 
     views: list[View]
     split: str
@@ -65,7 +65,7 @@ class Measured:
         return {name: sum(view.metrics[name] for view in self.views) / len(self.views) for name in names}
 
 
-def held_out_views(datamanager: MobileR2LDataManager) -> tuple[InputDataset, str]:
+def test_views(datamanager: MobileR2LDataManager) -> tuple[InputDataset, str]:
     """The views that ns-eval measures, whichever split the pipeline was built with.
 
     Raises:
@@ -102,7 +102,7 @@ def picture_url(picture: Float[Tensor, "h w 3"]) -> str:
 
 
 def measure(pipeline: MobileR2LPipeline, most_views: int) -> Measured:
-    """Render and compare held-out views, as ns-eval does, with a progress bar. The pipeline stays in evaluation mode.
+    """Render and compare test views, as ns-eval does, with a progress bar. The pipeline stays in evaluation mode.
 
     Args:
         most_views: if the capture holds out more, so many are taken evenly from all of them.
@@ -113,13 +113,13 @@ def measure(pipeline: MobileR2LPipeline, most_views: int) -> Measured:
     # The viewer may render at the same time, and would otherwise turn training mode on again in between.
     pipeline.eval()
     model, teacher = pipeline.model, pipeline.model.find_teacher()
-    dataset, split = held_out_views(pipeline.datamanager)
+    dataset, split = test_views(pipeline.datamanager)
     chosen = spread(len(dataset), most_views)
     shown = {chosen[i] for i in spread(len(chosen), SHOWN_VIEWS)}
     loader: Any = FixedIndicesEvalDataloader(dataset, tuple(chosen), device=pipeline.device)  # type: ignore[arg-type]
     views, student_ms, teacher_ms = [], [], []
     with torch.no_grad():
-        for camera, batch in track(loader, "Measuring held-out views", len(chosen), console=CONSOLE, transient=True):
+        for camera, batch in track(loader, "Measuring test views", len(chosen), console=CONSOLE, transient=True):
             index = chosen[len(views)]
             outputs, ms = _timed(lambda: model.render_student(camera), pipeline.device)  # noqa: B023
             student_ms.append(ms)

@@ -32,7 +32,7 @@ def write_page(facts: Facts) -> str:
     style = files("mobiler2l_ns.report").joinpath("style.css").read_text(encoding="utf8")
     title = f"{facts.experiment} · {facts.method}"
     sections = {
-        "Held-out views": _pictures(facts),
+        "Test views": _pictures(facts),
         "Measured": _metrics(facts),
         "Learning curves": _curves(facts),
         "Where the pseudo views are taken from": _coverage(facts),
@@ -61,9 +61,9 @@ def _rows(values: Mapping[str, str]) -> str:
 
 def _head(facts: Facts, title: str) -> str:
     means, cost = facts.measured.means(), facts.cost
-    tiles = {"student, held-out photos": f"{means['psnr']:.2f} dB", "its SSIM": f"{means['ssim']:.3f}"}
+    tiles = {"student, test photos": f"{means['psnr']:.2f} dB", "its SSIM": f"{means['ssim']:.3f}"}
     if "teacher_psnr" in means:
-        tiles["teacher, held-out photos"] = f"{means['teacher_psnr']:.2f} dB"
+        tiles["teacher, test photos"] = f"{means['teacher_psnr']:.2f} dB"
         tiles["student to teacher"] = f"{means['psnr_to_teacher']:.2f} dB"
     tiles["parameters"] = f"{cost.params:,}"
     tiles["half precision"] = f"{cost.fp16_bytes / 1e6:.2f} MB"

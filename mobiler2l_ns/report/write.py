@@ -20,7 +20,7 @@ class Written:
     facts: Facts
 
     def results(self) -> dict[str, dict[str, float]]:
-        """Who against whom -> metric -> mean over the held-out views."""
+        """Who against whom -> metric -> mean over the test views."""
         means = self.facts.measured.means()
         results = {"student to photos": {"PSNR": means["psnr"], "SSIM": means["ssim"]}}
         if "teacher_psnr" in means:
@@ -36,7 +36,7 @@ def write_report(pipeline: MobileR2LPipeline, config_path: Path, step: int, most
         pipeline: trained or opened; it stays in evaluation mode.
         config_path: of the run.
         step: last step that was trained.
-        most_views: held-out views to measure.
+        most_views: test views to measure.
 
     Raises:
         UserError: if the capture holds out no views.

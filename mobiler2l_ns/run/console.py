@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from mobiler2l_ns.progress.log import CURVES, HELD_OUT, Progress, RunLog
+from mobiler2l_ns.progress.log import CURVES, SELECTION, Progress, RunLog
 from mobiler2l_ns.progress.phases import Phase, PhasePlan
 
 MOST_SILENCE = 300.0
@@ -27,9 +27,9 @@ MOST_SILENCE = 300.0
 WHAT = {
     Phase.TEACHER: "The teacher learns the photos.",
     Phase.DISTIL: "The teacher renders pseudo views, the student learns them.",
-    Phase.FINETUNE: "The student learns photos mixed with pseudo views; the best one on held-out photos is kept.",
+    Phase.FINETUNE: "The student learns photos mixed with pseudo views; the best one on selection photos is kept.",
 }
-COLUMNS = (("done", 6), ("step", 17), ("training", 11), ("left", 10), ("dB", 7), ("held-out dB", 13), ("speed", 16))
+COLUMNS = (("done", 6), ("step", 17), ("training", 11), ("left", 10), ("dB", 7), ("selection dB", 13), ("speed", 16))
 
 
 def duration(seconds: float) -> str:
@@ -110,7 +110,7 @@ class PhaseWriter(LocalWriter):
     def _begin(self, now: Progress, tenth: int) -> None:
         self.close()
         self._phase, self._tenth, self._last_line = now.phase, min(tenth, 9), time.monotonic()
-        CONSOLE.print(f"dB: {CURVES[now.phase.value]}; held-out dB: {CURVES[HELD_OUT]}", style="dim", highlight=False)
+        CONSOLE.print(f"dB: {CURVES[now.phase.value]}; selection dB: {CURVES[SELECTION]}", style="dim", highlight=False)
         CONSOLE.print(_line(tuple(name for name, _ in COLUMNS)), style="bold", highlight=False)
         if CONSOLE.is_terminal:
             columns = (TextColumn(now.phase.value), BarColumn(), MofNCompleteColumn())
@@ -120,14 +120,14 @@ class PhaseWriter(LocalWriter):
             self._bar.start()
 
     def _print_line(self, now: Progress) -> None:
-        psnr, held_out = now.psnr.get(now.phase.value), now.psnr.get(HELD_OUT)
+        psnr, selection = now.psnr.get(now.phase.value), now.psnr.get(SELECTION)
         cells = (
             f"{100 * now.step // now.steps} %",
             f"{now.step} / {now.steps}",
             duration(now.seconds),
             "" if now.seconds_left is None else duration(now.seconds_left),
             "" if psnr is None else f"{psnr:.2f}",
-            "" if held_out is None else f"{held_out:.2f}",
+            "" if selection is None else f"{selection:.2f}",
             _speed(now),
         )
         CONSOLE.print(_line(cells), highlight=False)
@@ -167,14 +167,14 @@ def print_results(title: str, results: Mapping[str, Mapping[str, float]], files:
 
     Args:
         title: of the rule above.
-        results: who against whom -> metric -> value, as means over the held-out views; may be empty.
+        results: who against whom -> metric -> value, as means over the test views; may be empty.
         files: what -> where.
     """
     CONSOLE.rule(f"[bold green]{title}")
     if results:
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
         names = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
-        table.add_column("held-out views")
+        table.add_column("test views")
         for name in names:
             table.add_column(name, justify="right")
         for who, metrics in results.items():

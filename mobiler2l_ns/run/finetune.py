@@ -1,4 +1,4 @@
-"""Fine-tuning on photos without overfitting: the best student so far on held-out photos is remembered and kept."""
+"""Fine-tuning on photos without overfitting: the best student so far on selection photos is remembered and kept."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mobiler2l_ns.capture.photos import Photos
 from mobiler2l_ns.student.renderer import Student
 
 
-def held_out_psnr(student: Student, photos: Photos) -> float:
-    """Mean PSNR in dB of the student, in evaluation mode, over the masked-in pixels of held-out photos."""
+def selection_psnr(student: Student, photos: Photos) -> float:
+    """Mean PSNR in dB of the student, in evaluation mode, over the masked-in pixels of selection photos."""
     device = student.capture.intrinsics.device
     training = student.training
     student.eval()

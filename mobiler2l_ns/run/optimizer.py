@@ -14,7 +14,7 @@ from jaxtyping import Float
 from nerfstudio.engine.optimizers import OptimizerConfig
 from torch import Tensor
 
-from mobiler2l_ns.student.renderer import multiplies_bfloat16
+from mobiler2l_ns.devices import multiplies_bfloat16
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of x, x^3 and x^5 that bring singular values from 0..1 towards 1 fastest (Jordan et al. 2024)."""

@@ -26,7 +26,7 @@ from mobiler2l_ns.progress.log import RunLog
 from mobiler2l_ns.progress.phases import Phase, PhasePlan
 from mobiler2l_ns.run import distributed
 from mobiler2l_ns.run.console import announce
-from mobiler2l_ns.run.finetune import BestStudent, held_out_psnr
+from mobiler2l_ns.run.finetune import BestStudent, selection_psnr
 from mobiler2l_ns.saved_run import read_run_config
 from mobiler2l_ns.student.capture_record import PROOF_POSES
 from mobiler2l_ns.student.growth import Growth
@@ -46,8 +46,8 @@ from mobiler2l_ns.viewer.panel import Panel
 
 PRUNING_BATCHES = 8
 """Batches that a round of pruning judges the channels by."""
-HELD_OUT_CHECKS = 10
-"""How often in each phase of the student the held-out photos are looked at."""
+SELECTION_CHECKS = 10
+"""How often in each phase of the student the selection photos are looked at."""
 
 
 @dataclass
@@ -212,17 +212,17 @@ class MobileR2LPipeline(VanillaPipeline):
     def _record_capture(self) -> None:
         """Write what viewing and exporting need to know of the capture into the student's buffers."""
         view, outputs = self.datamanager.view, self.datamanager.train_dataparser_outputs
-        held_out = self.datamanager.eval_dataset.cameras.camera_to_worlds.cpu().float()
-        if len(held_out) == 0:
-            held_out = self.datamanager.train_poses
-        chosen = torch.linspace(0, len(held_out) - 1, PROOF_POSES).round().long()
+        selection = self.datamanager.eval_dataset.cameras.camera_to_worlds.cpu().float()
+        if len(selection) == 0:
+            selection = self.datamanager.train_poses
+        chosen = torch.linspace(0, len(selection) - 1, PROOF_POSES).round().long()
         self.model.student.capture.record(
             image_size=torch.tensor([view.height, view.width]),
             intrinsics=torch.tensor(view.intrinsics),
             world_transform=outputs.dataparser_transform.cpu().float()[:3],
             world_scale=torch.tensor(float(outputs.dataparser_scale)),
             start_pose=self.datamanager.train_poses[0].float(),
-            proof_poses=held_out[chosen],
+            proof_poses=selection[chosen],
         )
         trained = torch.cat([self.datamanager.sample_poses(2048), self.datamanager.train_poses.float()])
         self.model.student.capture.record_poses(pose_range(trained, self.datamanager.look_at))
@@ -348,34 +348,34 @@ class MobileR2LPipeline(VanillaPipeline):
             CONSOLE.print(f"The student samples depths from {near:.3g} to {far:.3g}")
 
     def end_step(self, step: int) -> None:
-        """Watch the held-out photos; at the end of fine-tuning return to the student that was best on them."""
+        """Watch the selection photos; at the end of fine-tuning return to the student that was best on them."""
         phase = self.plan.at(step)
         done, length = step + 1 - self.plan.start(phase), self.plan.length(phase)
         last = done >= length
-        if phase is Phase.TEACHER or not (last or done % max(1, length // HELD_OUT_CHECKS) == 0):
+        if phase is Phase.TEACHER or not (last or done % max(1, length // SELECTION_CHECKS) == 0):
             return
         if phase is Phase.DISTIL:
-            self._watch_held_out(step)
+            self._watch_selection_photos(step)
         else:
             score = self._consider_student(step)
             assert self.best_student is not None
             if last:
-                self.log.held_out(step, float(self.best_student.best))
+                self.log.selection(step, float(self.best_student.best))
                 self.model.student.network.load_state_dict(self.best_student.network.state_dict())
                 CONSOLE.print(
-                    f"Held-out photos: {float(self.best_student.before):.2f} dB before fine-tuning, "
+                    f"Selection photos: {float(self.best_student.before):.2f} dB before fine-tuning, "
                     f"{score:.2f} dB at its end, {float(self.best_student.best):.2f} dB kept"
                 )
 
-    def _watch_held_out(self, step: int) -> None:
-        if comms.is_main_process() and self.datamanager.load_held_out(self.model.background()):
-            assert self.datamanager.held_out is not None
-            self.log.held_out(step, held_out_psnr(self.model.student, self.datamanager.held_out))
+    def _watch_selection_photos(self, step: int) -> None:
+        if comms.is_main_process() and self.datamanager.load_selection_photos(self.model.background()):
+            assert self.datamanager.selection_photos is not None
+            self.log.selection(step, selection_psnr(self.model.student, self.datamanager.selection_photos))
 
     def _consider_student(self, step: int) -> float:
-        assert self.datamanager.held_out is not None
-        score = distributed.from_rank_0(held_out_psnr(self.model.student, self.datamanager.held_out))
-        self.log.held_out(step, score)
+        assert self.datamanager.selection_photos is not None
+        score = distributed.from_rank_0(selection_psnr(self.model.student, self.datamanager.selection_photos))
+        self.log.selection(step, score)
         if self.best_student is None:
             self.best_student = BestStudent(self.model.student.network)
         self.best_student.consider(self.model.student.network, score)

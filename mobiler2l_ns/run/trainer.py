@@ -40,7 +40,7 @@ class MobileR2LTrainerConfig(TrainerConfig):
     max_num_iterations: tyro.conf.Fixed[int] = 0
     """Follows from --pipeline.teacher-steps, --pipeline.distill-steps and --pipeline.finetune-steps."""
     report_views: int = 32
-    """Most held-out views that the report.html at the end of a run measures; 0 leaves the report out."""
+    """Most test views that the report.html at the end of a run measures; 0 leaves the report out."""
 
     def __post_init__(self) -> None:
         self.max_num_iterations = self.pipeline.plan().total

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from mobiler2l_ns.capture.pose_samplers import PoseRange
 
 PROOF_POSES = 8
-"""Held-out poses kept in the checkpoint, on which every exported package is compared with the student."""
+"""Test cameras kept in the checkpoint, on which every exported package is compared with the student."""
 
 
-class Capture(nn.Module):
+class CaptureRecord(nn.Module):
     """Geometry of the student's pictures and of the capture they come from.
 
     Buffers:
@@ -24,7 +24,7 @@ class Capture(nn.Module):
         unbounded: whether the sampled points are contracted.
         world_transform: (3, 4) and world_scale: the capture's own coordinates ``x`` become ``scale * (transform @ x)``.
         start_pose: (3, 4) a camera to start looking from.
-        proof_poses: (8, 3, 4) cameras held out of training.
+        proof_poses: (8, 3, 4) test cameras, which nothing has learned from.
         The fields of ``PoseRange``.
     """
 

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import mse_loss
 
-from mobiler2l_ns.capture.photos import over_background
+from mobiler2l_ns.capture.background import Background, BackgroundColour
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.cells import CoarserCells
 from mobiler2l_ns.geometry.rays import is_perspective
 from mobiler2l_ns.metrics import LazyLPIPS, image_metrics, psnr
 from mobiler2l_ns.progress.phases import Phase
-from mobiler2l_ns.student.network import StudentConfig
+from mobiler2l_ns.student.config import Execution, PruningSchedule, StudentConfig
 from mobiler2l_ns.student.renderer import Student
 from mobiler2l_ns.teacher.hash_grids import HashGrids
 from mobiler2l_ns.teacher.teacher import render_like_photo, render_teacher
@@ -44,7 +44,7 @@ ERROR_RANGE = 0.25
 
 
 @dataclass
-class MobileR2LModelConfig(StudentConfig, ModelConfig):
+class MobileR2LModelConfig(StudentConfig, Execution, PruningSchedule, ModelConfig):
     """The student's network and how it is trained and shown."""
 
     _target: type = field(default_factory=lambda: MobileR2LModel)
@@ -62,9 +62,14 @@ class MobileR2LModelConfig(StudentConfig, ModelConfig):
     others: the weight of the error there."""
     coarser_from: float = 0.5
     """Share of distillation before which the student learns its full resolution only."""
-    background_color: Literal["white", "black"] = "white"
+    background_color: BackgroundColour = "white"
     """What photos with an alpha channel are laid over, by the teacher that is trained with the student too. A teacher
     of another run that has learned one of its own brings that."""
+
+    @property
+    def background(self) -> Background:
+        """Of transparent photos."""
+        return Background(self.background_color, self.alpha)
 
 
 def squared_error(picture: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -100,7 +105,7 @@ class MobileR2LModel(Model):
 
     def populate_modules(self) -> None:
         super().populate_modules()
-        self.student = Student(self.config)
+        self.student = Student(self.config, self.config)
         self.phase = Phase.DISTIL
         self.learns_coarser = len(self.config.pitches) > 1
         self.lpips = LazyLPIPS()

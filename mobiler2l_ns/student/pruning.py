@@ -20,7 +20,8 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.student.network import ResidualBlock, StudentConfig, StudentNetwork, SuperResolution
+from mobiler2l_ns.student.config import NetworkShape, PruningSchedule
+from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork, SuperResolution
 
 GROUP = 8
 """Channels that go together: widths stay multiples of it, as the phones' processors like them."""
@@ -36,16 +37,18 @@ class Pruning:
     """How much of the network is to be gone when.
 
     Args:
-        config: the student's, with the shares to prune and where the rounds lie.
+        shape: of the network before it is pruned.
+        schedule: the shares to prune, and where the rounds lie.
 
     Raises:
         UserError: if they do not make rounds, or more is to go than can.
     """
 
-    config: StudentConfig
+    shape: NetworkShape
+    schedule: PruningSchedule
 
     def __post_init__(self) -> None:
-        shares, (begin, end) = self.config.prune, self.config.prune_between
+        shares, (begin, end) = self.schedule.prune, self.schedule.prune_between
         if list(shares) != sorted(shares) or any(not 0.0 <= share < 1.0 for share in shares):
             raise UserError(f"--pipeline.model.prune {shares}: give shares from 0 to 1 that increase")
         if not 0.0 < begin <= end < 1.0:
@@ -60,12 +63,12 @@ class Pruning:
 
     def _whole(self) -> StudentNetwork:
         with torch.device("meta"):
-            return StudentNetwork(self.config)
+            return StudentNetwork(self.shape)
 
     @property
     def wanted(self) -> bool:
         """Whether anything is to be pruned."""
-        return any(share > 0.0 for share in self.config.prune)
+        return any(share > 0.0 for share in self.schedule.prune)
 
     @cached_property
     def macs(self) -> int:
@@ -74,7 +77,7 @@ class Pruning:
 
     def rounds(self) -> list[tuple[float, float]]:
         """The progress of each round, and the share of the network's multiply-accumulates that is gone after it."""
-        shares, (begin, end) = self.config.prune, self.config.prune_between
+        shares, (begin, end) = self.schedule.prune, self.schedule.prune_between
         if not self.wanted:
             return []
         if len(shares) == 1:
@@ -97,7 +100,7 @@ class Pruning:
         """The ends of the growing backbone's stages, scaled so that the first round finds it fully grown."""
         if not self.wanted or not growth_until:
             return growth_until
-        last = GROWN * self.config.prune_between[0]
+        last = GROWN * self.schedule.prune_between[0]
         return tuple(end * min(1.0, last / max(growth_until)) for end in growth_until)
 
 

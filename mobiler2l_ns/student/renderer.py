@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mobiler2l_ns.devices import compiles, multiplies_bfloat16
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.encoding import (
     contract,
@@ -22,37 +21,16 @@ from mobiler2l_ns.geometry.encoding import (
     points_on_rays,
     sample_depths,
 )
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.geometry.rays import camera_rays
-from mobiler2l_ns.student.capture_record import Capture
-from mobiler2l_ns.student.network import StudentConfig, StudentNetwork
+from mobiler2l_ns.student.capture_record import CaptureRecord
+from mobiler2l_ns.student.config import Execution, StudentConfig
+from mobiler2l_ns.student.network import StudentNetwork
 
 FOCAL_TOLERANCE = 0.01
 """A camera whose focal length is this close to a coarser pitch's gets that pitch."""
 MAX_PIXELS = 1 << 22
 """Most pixels of one forward pass; cameras that would need more (very wide views) are rendered coarser."""
-
-
-@functools.cache
-def multiplies_bfloat16(device: str) -> bool:
-    """Whether a type of device has instructions that multiply bfloat16: NVIDIA's from Ampere on, CPUs with AVX-512 BF16
-    or AMX."""
-    if device == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # older versions of torch cannot tell
-    return device == "cpu" and known is not None and known()
-
-
-@functools.cache
-def compiles(device: str) -> bool:
-    """Whether torch.compile gets to its end on a type of device: on GPUs its compiler wants a C compiler as well."""
-    try:
-        torch.compile(lambda x: x.sin() + 1.0)(torch.zeros(8, device=device))
-    except Exception as error:  # whatever a compiler that is missing or unfit ends in
-        reason = str(error).strip().partition("\n")[0]
-        CONSOLE.print(f"[yellow]The student is trained without torch.compile, which fails here: {reason}")
-        return False
-    return True
 
 
 class Student(nn.Module):
@@ -62,14 +40,15 @@ class Student(nn.Module):
     several pitches its multiples. Any other focal length is rendered at one of those and resized (see ``render``).
     """
 
-    def __init__(self, config: StudentConfig) -> None:
+    def __init__(self, config: StudentConfig, execution: Execution | None = None) -> None:
         """Raises: UserError if the pitches do not begin with 1 and increase."""
         super().__init__()
         pitches = list(config.pitches)
         if pitches[:1] != [1.0] or pitches != sorted(set(pitches)):
             raise UserError(f"--pipeline.model.pitches {config.pitches}: they must begin with 1 and increase")
         self.config = config
-        self.capture = Capture()
+        self.execution = execution or Execution()
+        self.capture = CaptureRecord()
         self.network = StudentNetwork(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def is_contracted(self) -> bool:
@@ -80,7 +59,7 @@ class Student(nn.Module):
         """Whether points are sampled inside the scene's sphere, in place of between near and far."""
         return self.config.ray_bounds == "auto" and self.capture.has_sphere and not self.is_contracted()
 
-    def places(self) -> Float[Tensor, "k"]:
+    def t_values(self) -> Float[Tensor, "k"]:
         """Where the K points lie: z-depths, or inside the scene's sphere from -1 (entry) to 1 (exit)."""
         if self.in_sphere():
             return torch.linspace(-1.0, 1.0, self.config.num_points, device=self.capture.scene_radius.device)
@@ -102,15 +81,15 @@ class Student(nn.Module):
             origins, directions: rays in the world frame, directions of length 1 along the optical axis.
             pitch: size of the rays' cells in units of the full picture's, for students that learned several.
         """
-        places = self.places()
+        t_values = self.t_values()
         views, height, width, _ = directions.shape
         if self.training:
-            places = jitter_depths(places, views, height, width, self.config.jitter)
+            t_values = jitter_depths(t_values, views, height, width, self.config.jitter)
         if self.in_sphere():
             capture = self.capture
-            points = points_in_sphere(origins, directions, capture.scene_centre, capture.scene_radius, places)
+            points = points_in_sphere(origins, directions, capture.scene_centre, capture.scene_radius, t_values)
         else:
-            points = points_on_rays(origins, directions, places)
+            points = points_on_rays(origins, directions, t_values)
         if self.is_contracted():
             points = contract(points)
         encoded = encode(points.flatten(-2), self.config.num_frequencies)
@@ -135,12 +114,12 @@ class Student(nn.Module):
     def _in_half(self, device: str) -> bool:
         # On a CPU, pictures are what packages are compared with: their last digits count, and not their time.
         wanted = {"auto": device == "cuda" or self.training, "gpu": device == "cuda", "float32": False}
-        return wanted[self.config.precision] and multiplies_bfloat16(device)
+        return wanted[self.execution.precision] and multiplies_bfloat16(device)
 
     def compile_for(self, device: torch.device) -> None:
         """Compile the network's training pass with torch.compile, where that is configured; again when pruning has
         changed its shape."""
-        wanted = self.config.compile
+        wanted = self.execution.compile
         if wanted == "auto" and device.type == "cuda" and find_spec("triton") is not None and compiles("cuda"):
             wanted = "on"
         if wanted == "on":
@@ -204,10 +183,10 @@ class Student(nn.Module):
         fine_enough = [pitch for pitch in self.config.pitches if pitch <= reduction * (1.0 + FOCAL_TOLERANCE)]
         return max(fine_enough, default=min(self.config.pitches))
 
-    def view(self, pitch: float = 1.0) -> StudentView:
+    def view(self, pitch: float = 1.0) -> PictureGeometry:
         """Geometry of the student's pictures at a pitch."""
         height, width = self.capture.size()
-        full = StudentView(height, width, *self.capture.intrinsics.tolist(), stride=self.config.stride)
+        full = PictureGeometry(height, width, *self.capture.intrinsics.tolist(), stride=self.config.stride)
         return full if pitch == 1.0 else full.at(pitch)
 
     def training_camera(self, pose: Float[Tensor, "3 4"], pitch: float = 1.0) -> Cameras:

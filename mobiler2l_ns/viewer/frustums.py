@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from viser import CameraFrustumHandle, ViserServer
 
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.viewer.viewer_frame import ViewerPose
 
 
@@ -29,7 +29,7 @@ class Frustums:
         server: ViserServer,
         folder: str,
         colour: tuple[int, int, int],
-        view: StudentView,
+        view: PictureGeometry,
         scale: float,
         visible: bool,
     ) -> None:

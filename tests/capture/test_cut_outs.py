@@ -89,8 +89,8 @@ def test_a_teacher_learns_cut_outs_over_the_students_background(
     with model.comparing():
         for rgb in (model.get_outputs_for_camera(camera)["rgb"], model.render_teacher(camera)["rgb"]):
             torch.testing.assert_close(rgb, expected, atol=1e-5, rtol=0)
-    pipeline.datamanager.load_held_out(model.background())
-    *_, photo, _ = pipeline.datamanager.held_out.take(torch.tensor([0]), "cpu")
+    pipeline.datamanager.load_selection_photos(model.background())
+    *_, photo, _ = pipeline.datamanager.selection_photos.take(torch.tensor([0]), "cpu")
     corner = photo[0, 0, 0]  # where the photos are transparent
     assert torch.equal(corner, torch.zeros(4) if alpha else model.background())
 
@@ -192,8 +192,8 @@ def test_a_run_with_a_teacher_of_cut_outs_has_one_background(make_config, cut_ou
     monkeypatch.setattr("mobiler2l_ns.run.pipeline.load_teacher", lambda *_: loaded)
     pipeline = config.setup(device="cpu", test_mode="val")
     assert "Transparent photos are laid over black, as by the teacher" in " ".join(capsys.readouterr().out.split())
-    pipeline.datamanager.load_held_out(pipeline.model.background())
-    *_, photo, _ = pipeline.datamanager.held_out.take(torch.tensor([0]), "cpu")
+    pipeline.datamanager.load_selection_photos(pipeline.model.background())
+    *_, photo, _ = pipeline.datamanager.selection_photos.take(torch.tensor([0]), "cpu")
     _, (index, *_) = pipeline.datamanager.split_photos(len(dataset))
     picture = pipeline._render(dataset.cameras[index : index + 1])["picture"]
     torch.testing.assert_close(picture, photo[0, :52, :52], atol=0.5 / 255 + 1e-6, rtol=0)

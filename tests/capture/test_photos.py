@@ -9,10 +9,10 @@ from nerfstudio.cameras.cameras import Cameras
 from torch.nn import functional
 
 from mobiler2l_ns.capture.photos import Photos, fit_photo, over_background, premultiply
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.geometry.rays import camera_rays
 
-VIEW = StudentView(height=60, width=84, fx=90.0, fy=95.0, cx=40.0, cy=31.0, stride=8)
+VIEW = PictureGeometry(height=60, width=84, fx=90.0, fy=95.0, cx=40.0, cy=31.0, stride=8)
 
 
 def camera(width, height, fx, fy, cx, cy, distortion=None):
@@ -59,7 +59,7 @@ def test_lens_distortion_stays_in_photo_and_rays():
 @pytest.mark.parametrize("place", [None, (0, 0), (5, 2), (7, 7)])
 @pytest.mark.parametrize("k1", [0.0, 0.06])
 def test_the_grid_may_begin_anywhere_within_a_block(k1, place):
-    whole = StudentView(height=64, width=88, fx=90.0, fy=95.0, cx=40.0, cy=31.0, stride=8)
+    whole = PictureGeometry(height=64, width=88, fx=90.0, fy=95.0, cx=40.0, cy=31.0, stride=8)
     taken = camera(88, 64, 90.0, 95.0, 40.0, 31.0, torch.tensor([[k1, -0.08, 0.0, 0.0, -0.001, 0.0002]]) * (k1 != 0))
     data = {"image": direction_photo(taken) / 4 + 0.5, "mask": torch.ones(64, 88, 1)}
     data["mask"][20:, 30:] = 0.0

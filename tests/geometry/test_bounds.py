@@ -5,9 +5,9 @@ import torch
 
 from mobiler2l_ns.capture.pose_samplers import look_at_poses
 from mobiler2l_ns.geometry.bounds import SceneExtent
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 
-VIEW = StudentView(height=40, width=44, fx=60.0, fy=60.0, cx=22.0, cy=20.0, stride=8)
+VIEW = PictureGeometry(height=40, width=44, fx=60.0, fy=60.0, cx=22.0, cy=20.0, stride=8)
 CENTRE, RADIUS = torch.tensor([0.3, -0.2, 0.1]), 0.8
 
 

@@ -8,10 +8,10 @@ from nerfstudio.cameras.cameras import Cameras
 from torch.nn import functional
 
 from mobiler2l_ns.geometry.cells import CoarserCells
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.geometry.rays import camera_rays
 
-VIEW = StudentView(height=96, width=120, fx=90.0, fy=95.0, cx=50.0, cy=41.0, stride=8)
+VIEW = PictureGeometry(height=96, width=120, fx=90.0, fy=95.0, cx=50.0, cy=41.0, stride=8)
 POSES = torch.eye(4)[None, :3].repeat(2, 1, 1)
 POSES[1, :, :3] = torch.tensor([[0.0, 0.6, 0.8], [1.0, 0.0, 0.0], [0.0, 0.8, -0.6]])
 PITCHES = [1.5, 2.0, 2.7, 4.0]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 
-VIEW = StudentView(height=60, width=84, fx=90.0, fy=95.0, cx=40.0, cy=31.0, stride=8)
+VIEW = PictureGeometry(height=60, width=84, fx=90.0, fy=95.0, cx=40.0, cy=31.0, stride=8)
 
 
 def test_the_students_view_is_the_most_common_size_with_median_intrinsics():
@@ -19,7 +19,7 @@ def test_the_students_view_is_the_most_common_size_with_median_intrinsics():
         width=torch.tensor([[60], [60], [60], [30]]),
         height=torch.tensor([[41], [41], [41], [30]]),
     )
-    view = StudentView.of(cameras, stride=8)
+    view = PictureGeometry.of(cameras, stride=8)
     assert (view.height, view.width, view.fx, view.grid, view.covered) == (41, 60, 102.0, (6, 8), (48, 64))
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.pool.datamanager import MobileR2LDataManagerConfig
 from mobiler2l_ns.progress.phases import Phase
-from mobiler2l_ns.student.network import StudentConfig
+from mobiler2l_ns.student.config import StudentConfig
 
 PAPER = StudentConfig()
 

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from mobiler2l_ns.progress.log import EARLY, HELD_OUT, POINTS, RunLog, read_log
+from mobiler2l_ns.progress.log import EARLY, POINTS, SELECTION, RunLog, read_log
 from mobiler2l_ns.progress.phases import Phase, PhasePlan
 
 PLAN = PhasePlan(teacher=4, distil=4, finetune=2)
@@ -33,10 +33,10 @@ def test_now_is_the_phase_its_step_its_speed_and_the_newest_decibels():
     assert log.now.steps_per_second is not None and log.now.steps_per_second > 0
     assert log.now.seconds_left == pytest.approx(1 / log.now.steps_per_second)
     go_through(log, 3, 5)
-    log.held_out(5, 17.5)
+    log.selection(5, 17.5)
     assert (log.now.phase, log.now.step, log.now.steps) == (Phase.DISTIL, 2, 4)
     assert log.now.images_per_second == pytest.approx(3 * (log.now.steps_per_second or 0))
-    assert log.now.psnr == {"teacher": 13.0, "distil": 15.0, HELD_OUT: 17.5}
+    assert log.now.psnr == {"teacher": 13.0, "distil": 15.0, SELECTION: 17.5}
 
 
 def test_a_log_that_is_not_open_writes_nothing(tmp_path, monkeypatch):

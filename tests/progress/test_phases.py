@@ -6,8 +6,9 @@ import torch
 from mobiler2l_ns.progress.phases import Phase, PhasePlan
 from mobiler2l_ns.run.optimizer import AdamWOptimizerConfig
 from mobiler2l_ns.run.schedule import StudentSchedulerConfig
+from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.growth import Growth
-from mobiler2l_ns.student.network import StudentConfig, StudentNetwork
+from mobiler2l_ns.student.network import StudentNetwork
 
 PLAN = PhasePlan(teacher=100, distil=200, finetune=50)
 

@@ -97,7 +97,7 @@ def test_it_draws_the_curves_of_all_phases_over_time_and_the_cameras(page, finis
         assert len(places) > 5 and places == sorted(places)
     maps = [a for tag, a in page.elements if tag == "svg" and a["class"] == "map"]
     assert len(maps) == 2
-    assert "6 pseudo views20 photos3 held-out views" in "".join(page.text)
+    assert "6 pseudo views20 photos3 test views" in "".join(page.text)
 
 
 def test_it_tells_sizes_timings_versions_and_the_exact_settings(page, finished_run):

@@ -17,12 +17,12 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.formats.table import FORMATS
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.export.proof import Reference
-from mobiler2l_ns.export.proof_photos import load_held_out_photos
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.export.proof_photos import load_proof_photos
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.metrics import psnr
 from mobiler2l_ns.run.opening import load_student
 from mobiler2l_ns.saved_run import read_run_config
-from mobiler2l_ns.student.network import StudentConfig
+from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.renderer import Student
 from mobiler2l_ns.teacher.teacher import for_objects, lazy_lpips, render_pseudo_view, render_teacher
 
@@ -60,7 +60,7 @@ def test_a_teacher_that_cannot_tell_is_refused():
 def test_its_colours_are_right_over_black_white_and_a_photo():
     scene = load_script("make_demo_scene")
     poses = scene.sample_cameras("train", 12)
-    view = StudentView(48, 48, 66.0, 66.0, 24.0, 24.0, 8)
+    view = PictureGeometry(48, 48, 66.0, 66.0, 24.0, 24.0, 8)
     exact = torch.stack([premultiply(scene.render(pose, 48, 48, 66.0, supersample=1)) for pose in poses])
     config = StudentConfig(width=64, num_blocks=3, sr_channels=(24, 16, 8), norm=False, alpha=True)
     student = Student(config)
@@ -130,7 +130,7 @@ def test_the_same_student_is_packaged_at_half_its_size(alpha_run, tmp_path):
 
 def test_packages_are_compared_with_photos_over_white(alpha_run, tmp_path):
     student = load_student(alpha_run)
-    photos = load_held_out_photos(read_run_config(alpha_run), student)
+    photos = load_proof_photos(read_run_config(alpha_run), student)
     assert all(photo is not None and photo.picture.shape == (4, 52, 52) for photo in photos)
     reference = Reference(student, photos)
     (file,) = export_packages(student, [Request("onnx", sizes=((26, 26),))], tmp_path, reference)

@@ -5,7 +5,8 @@ import torch
 
 from mobiler2l_ns.run import optimizer as optimizers
 from mobiler2l_ns.run.optimizer import AdamWOptimizerConfig, MuonOptimizerConfig, orthogonalised
-from mobiler2l_ns.student.network import StudentConfig, StudentNetwork
+from mobiler2l_ns.student.config import StudentConfig
+from mobiler2l_ns.student.network import StudentNetwork
 
 SMALL = StudentConfig(width=16, num_blocks=3, sr_channels=(12, 8, 6), sr_blocks=1)
 FIRST = "body.0.body.0.weight"

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.growth import Growth
-from mobiler2l_ns.student.network import StudentConfig, StudentNetwork
+from mobiler2l_ns.student.network import StudentNetwork
 
 TINY = StudentConfig(width=16, num_blocks=6, sr_channels=(8, 8, 4), norm=False)
 

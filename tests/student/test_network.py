@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mobiler2l_ns.student.network import ResidualBlock, StudentConfig, StudentNetwork, measure_cost
+from mobiler2l_ns.student.config import StudentConfig
+from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork, measure_cost
 
 PAPER = StudentConfig()
 TINY = StudentConfig(width=16, num_blocks=2, sr_channels=(8, 8, 4))

@@ -14,7 +14,8 @@ from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.run.distributed import mean_of_ranks
 from mobiler2l_ns.run.finetune import BestStudent
 from mobiler2l_ns.run.optimizer import MuonOptimizerConfig
-from mobiler2l_ns.student.network import ResidualBlock, StudentConfig, StudentNetwork, measure_cost
+from mobiler2l_ns.student.config import StudentConfig
+from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork, measure_cost
 from mobiler2l_ns.student.pruning import Pruning, channel_moments, choose, importance, prune, remove, smallest_macs
 from mobiler2l_ns.student.renderer import Student
 

@@ -8,10 +8,12 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+from mobiler2l_ns.devices import compiles
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.rays import camera_rays
-from mobiler2l_ns.student.network import StudentConfig, StudentNetwork
-from mobiler2l_ns.student.renderer import Student, compiles
+from mobiler2l_ns.student.config import StudentConfig
+from mobiler2l_ns.student.network import StudentNetwork
+from mobiler2l_ns.student.renderer import Student
 
 CONFIG = StudentConfig(width=16, num_blocks=2, sr_channels=(8, 8, 4))
 POSE = torch.tensor([[1.0, 0.0, 0.0, 0.1], [0.0, 1.0, 0.0, -0.2], [0.0, 0.0, 1.0, 4.0]])
@@ -120,7 +122,7 @@ def test_contraction_follows_the_capture(student):
     assert not student.is_contracted()
     student.capture.record(unbounded=torch.tensor(True))
     assert student.is_contracted()
-    steps = (1 / student.places()).diff()
+    steps = (1 / student.t_values()).diff()
     torch.testing.assert_close(steps, steps[:1].expand(7))  # spaced in disparity
 
 

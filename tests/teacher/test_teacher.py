@@ -8,7 +8,7 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 
 from mobiler2l_ns.geometry.bounds import SceneExtent
-from mobiler2l_ns.geometry.picture import StudentView
+from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.metrics import LazyLPIPS
 from mobiler2l_ns.teacher.teacher import fingerprint, for_objects, lazy_lpips, render_pseudo_view, render_teacher
 
@@ -90,7 +90,7 @@ def test_depths_of_splats_are_distances_along_the_rays():
     rays = camera().generate_rays(camera_indices=0, keep_shape=True)
     points = rays.origins + outputs["depth"] * rays.directions
     torch.testing.assert_close(points[..., 2], torch.full((6, 8), -3.0))
-    view = StudentView(96, 128, 40.0, 40.0, 64.0, 48.0, 8)
+    view = PictureGeometry(96, 128, 40.0, 40.0, 64.0, 48.0, 8)
     solid = {**render_teacher(Splats(), view.cameras(torch.eye(4)[None, :3])), "accumulation": torch.ones(96, 128, 1)}
     extent = SceneExtent()
     extent.add(torch.eye(4)[:3], view, solid)

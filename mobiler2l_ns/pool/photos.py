@@ -1,0 +1,141 @@
+"""The pool of photos: the capture's photos at the student's size and focal length, with their low-resolution rays."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, UInt8
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from mobiler2l_ns.capture.background import Background
+from mobiler2l_ns.geometry.picture import PictureGeometry
+from mobiler2l_ns.geometry.rays import camera_rays
+from mobiler2l_ns.pool.pseudo_views import quantise
+
+FOCAL_TOLERANCE = 0.01
+"""Photos whose focal length is this close to the student's keep their pixels."""
+
+
+def fit_photo(
+    photo: Float[Tensor, "h w channels"], camera: Cameras, view: PictureGeometry
+) -> tuple[Float[Tensor, "ch cw channels"], Float[Tensor, "ch cw"], Cameras]:
+    """Bring a photo to the student's focal length and covered size.
+
+    A photo taken at another focal length is resized with antialiasing, one of another size is cropped or padded about
+    its middle; lens distortion stays in the photo and in the returned camera.
+
+    Returns:
+        The picture, its mask (1 where the photo has pixels) and the camera of the picture.
+    """
+    height, width = photo.shape[:2]
+    fx, fy, cx, cy = (float(value.flatten()[0]) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
+    rows, columns = height, width
+    if max(abs(view.fx / fx - 1), abs(view.fy / fy - 1)) > FOCAL_TOLERANCE:
+        rows, columns = max(1, round(height * view.fy / fy)), max(1, round(width * view.fx / fx))
+        chw = functional.interpolate(photo.permute(2, 0, 1)[None], (rows, columns), mode="bilinear", antialias=True)
+        photo = chw[0].permute(1, 2, 0)
+        fx, cx, fy, cy = fx * columns / width, cx * columns / width, fy * rows / height, cy * rows / height
+    top, left = max(0, (rows - view.height) // 2), max(0, (columns - view.width) // 2)
+    photo = photo[top : top + view.height, left : left + view.width]
+    covered_height, covered_width = view.covered
+    picture = torch.zeros(covered_height, covered_width, photo.shape[-1])
+    mask = torch.zeros(covered_height, covered_width)
+    picture[: photo.shape[0], : photo.shape[1]] = photo
+    mask[: photo.shape[0], : photo.shape[1]] = 1.0
+    fitted = Cameras(
+        camera.camera_to_worlds.reshape(1, 3, 4),
+        fx,
+        fy,
+        cx - left,
+        cy - top,
+        width=covered_width,
+        height=covered_height,
+        distortion_params=None if camera.distortion_params is None else camera.distortion_params.reshape(1, -1),
+        camera_type=camera.camera_type.reshape(1, 1),
+    )
+    return picture, mask, fitted
+
+
+class PhotoPool:
+    """Photos at the student's geometry, kept as bytes with their cameras.
+
+    Args:
+        dataset: the photos, RGB or RGBA with straight alpha.
+        indices: which of them.
+        view: what the student renders.
+        background: of transparent photos.
+    """
+
+    pictures: UInt8[Tensor, "n ch cw channels"]
+    masks: Float[Tensor, "n ch cw"]
+    camera_to_worlds: Float[Tensor, "n 3 4"]
+    intrinsics: Float[Tensor, "n 4"]
+    """fx, fy, cx, cy in pixels."""
+    distortion: Float[Tensor, "n 6"]
+
+    def __init__(
+        self, dataset: InputDataset, indices: list[int], view: PictureGeometry, background: Background
+    ) -> None:
+        pictures, masks, cameras = [], [], []
+        for index in track(indices, "Preparing photos", console=CONSOLE, transient=True):
+            data, photo = dataset.get_data(index), background.photo(dataset, index)
+            picture, mask, camera = fit_photo(photo, dataset.cameras[index : index + 1].to("cpu"), view)
+            if "mask" in data:
+                seen = fit_photo(data["mask"].float(), dataset.cameras[index : index + 1], view)
+                mask = mask * (seen[0][..., 0] > 0.99)
+            pictures.append(quantise(picture))
+            masks.append(mask)
+            cameras.append(camera)
+        self.view = view
+        self.pictures, self.masks = torch.stack(pictures), torch.stack(masks)
+        self.camera_to_worlds = torch.cat([camera.camera_to_worlds for camera in cameras])
+        self.intrinsics = torch.cat([torch.cat([c.fx, c.fy, c.cx, c.cy], dim=-1) for c in cameras])
+        undistorted = torch.zeros(1, 6)
+        self.distortion = torch.cat(
+            [undistorted if c.distortion_params is None else c.distortion_params for c in cameras]
+        )
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def take(
+        self, chosen: Tensor, device: torch.device | str, beginning_at: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Origins, directions, pictures in 0..1 and masks of the chosen photos on ``device``; all of each, or the part
+        that begins so many pixels down and right, see ``PictureGeometry.beginning_at``."""
+        down, right = beginning_at or (0, 0)
+        part = self.view if beginning_at is None else self.view.beginning_at(down, right)
+        height, width = part.covered
+        fx, fy, cx, cy = self.intrinsics[chosen].to(device).split(1, dim=-1)
+        cameras = Cameras(
+            self.camera_to_worlds[chosen].to(device),
+            fx,
+            fy,
+            cx - right,
+            cy - down,
+            width=width,
+            height=height,
+            distortion_params=self.distortion[chosen].to(device),
+        )
+        origins, directions = camera_rays(cameras, self.view.stride)
+        rows, columns = slice(down, down + height), slice(right, right + width)
+        return (
+            origins,
+            directions,
+            self.pictures[chosen, rows, columns].to(device).float() / 255.0,
+            self.masks[chosen, rows, columns].to(device),
+        )
+
+    def draw(
+        self,
+        count: int,
+        generator: Generator,
+        device: torch.device | str,
+        beginning_at: tuple[int, int] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Random photos, see ``take``."""
+        return self.take(torch.randint(len(self), (count,), generator=generator), device, beginning_at)
