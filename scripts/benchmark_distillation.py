@@ -36,7 +36,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 SHAPE = ("num_points", "num_frequencies", "width", "num_blocks", "layer", "activation", "strides", "sr_channels")
 MARKS = 10
 PATHS = ("data", "teacher", "cache", "json", "png")  # of this machine only
-HELD_OUT_POSES = 16
+TEST_POSES = 16
 
 
 def recipe_config(name: str, network: str) -> Any:
@@ -121,7 +121,7 @@ class Race:
         self.cache = arguments.cache
         self.cache.mkdir(parents=True, exist_ok=True)
         self.teacher_run: Path | None = None
-        self.teacher_score: tuple[float, float] | None = None  # PSNR and SSIM on the held-out photos
+        self.teacher_score: tuple[float, float] | None = None  # PSNR and SSIM on the test photos
         if arguments.oracle:
             scene = self.cache / f"demo_{arguments.resolution}"
             _demo_scene().write_scene(scene, size=arguments.resolution, train=100, val=2, test=24)
@@ -183,9 +183,9 @@ class Race:
         oracle = self.arguments.oracle
 
         class WithTeacher(MobileR2LPipeline):
-            def _build_teacher(self, device: str, grad_scaler: Any) -> None:
+            def _build_teacher(self, device: str, grad_scaler: Any, trains: bool) -> None:
                 if not oracle:
-                    return super()._build_teacher(device, grad_scaler)
+                    return super()._build_teacher(device, grad_scaler, trains)
                 self.model.add_teacher(oracle_model(), trained_here=False)
 
         config.pipeline._target = WithTeacher
@@ -200,13 +200,12 @@ class Race:
         pipeline.begin_step(0)
         return pipeline
 
-    def held_out(self, pipeline: Any) -> dict[str, list[tuple[Any, Tensor]]]:
+    def test_cameras(self, pipeline: Any) -> dict[str, list[tuple[Any, Tensor]]]:
         """Cameras and pictures to be judged on: fresh poses seen by the teacher, and the capture's test photos."""
-        from mobiler2l_ns.capture.photos import over_background
-        from mobiler2l_ns.teacher.teacher import fingerprint
+        from mobiler2l_ns.teacher.render import fingerprint
 
         teacher = pipeline.model.find_teacher()
-        poses = pipeline.datamanager.sampler.sample(HELD_OUT_POSES, torch.Generator().manual_seed(12345))
+        poses = pipeline.datamanager.sampler.sample(TEST_POSES, torch.Generator().manual_seed(12345))
         student = pipeline.model.student
         cameras = [student.training_camera(pose) for pose in poses]
         outputs = pipeline.datamanager.dataparser.get_dataparser_outputs(split="test")
@@ -214,12 +213,12 @@ class Race:
         photos = [
             (
                 dataset.cameras[i : i + 1],
-                over_background(dataset.get_data(i)["image"], pipeline.model.background()),
+                pipeline.model.config.background.shown(dataset.get_data(i)["image"]),
             )
-            for i in range(0, len(dataset), math.ceil(len(dataset) / HELD_OUT_POSES))
+            for i in range(0, len(dataset), math.ceil(len(dataset) / TEST_POSES))
         ]
         name = f"{self.arguments.data.resolve().name}_{self.arguments.resolution}_{fingerprint(teacher)[:8]}"
-        file = self.cache / f"held_out_{name}_{HELD_OUT_POSES}.pt"
+        file = self.cache / f"test_{name}_{TEST_POSES}.pt"
         if not file.exists():
             asked = [*cameras, *(camera for camera, _ in photos)]
             torch.save([pipeline.model.render_teacher(camera)["rgb"].cpu() for camera in asked], file)
@@ -268,7 +267,7 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
     arguments = race.arguments
     config = race.recipe(name)
     pipeline = race.pipeline(config)
-    held_out = race.held_out(pipeline)
+    tested = race.test_cameras(pipeline)
     model, student = pipeline.model, pipeline.model.student
     group = dict(config.optimizers["student"])
     optimizers = Optimizers({"student": {**group, "scheduler": None}}, {"student": student.network.parameter_groups()})
@@ -289,12 +288,11 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
         schedule.config.plan = pace.plan(step, elapsed)
         for part, rate in zip(optimizer.param_groups, rates, strict=True):
             part["lr"] = rate * schedule.factor_of(part)(step)
-        pipeline.set_progress(elapsed / pace.distilling)
-        if model.phase is Phase.DISTIL:
-            pipeline.prune_if_due(elapsed / pace.distilling)
-        rays, batch = pipeline.datamanager.next_train(step)
+        if pipeline.phase.name is Phase.DISTIL:
+            pipeline.phase.set_progress(min(1.0, elapsed / pace.distilling))
+        rays, batch = pipeline.phase.batch(step)
         outputs = model(rays)
-        loss = sum(model.get_loss_dict(outputs, batch).values())
+        loss = sum(pipeline.phase.loss(outputs, batch)[0].values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[union-attr]
         optimizer.step()
@@ -306,10 +304,10 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
                 done.synchronize()
         elapsed += time.perf_counter() - began
         step, images = step + 1, images + len(batch["image"])
-        if elapsed >= pace.distilling and model.phase is Phase.DISTIL:
-            pipeline.prune_if_due(1.0)  # nothing, unless the last step was so long that a round was missed
+        if elapsed >= pace.distilling and pipeline.phase.name is Phase.DISTIL:
+            pipeline.phase.set_progress(1.0)  # nothing, unless the last step was so long that a round was missed
         if elapsed >= seconds * (len(curve) + 1) / MARKS:
-            at_poses, at_photos = judge(student, held_out["poses"]), judge(student, held_out["photos"])
+            at_poses, at_photos = judge(student, tested["poses"]), judge(student, tested["photos"])
             curve.append(
                 {
                     "seconds": round(elapsed, 1),
@@ -322,7 +320,7 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
             )
             print(f"  {name} seed {seed}: {elapsed:6.0f} s, {step} steps, {at_poses[0]:.2f} dB", flush=True)
     last = {key: value for key, value in curve[-1].items() if key != "steps"}
-    pitches = judge_pitches(student, held_out["poses"])
+    pitches = judge_pitches(student, tested["poses"])
     return {**last, "images_per_s": images / elapsed, "steps": step, "curve": curve, "pitches": pitches}, student
 
 
@@ -334,7 +332,7 @@ def merge(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def plot(results: dict[str, Any], file: Path, title: str) -> None:
-    """PSNR on held-out poses over seconds."""
+    """PSNR on test poses over seconds."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
@@ -342,7 +340,7 @@ def plot(results: dict[str, Any], file: Path, title: str) -> None:
         for index, one in enumerate(result["runs"]):
             xs, ys = [p["seconds"] for p in one["curve"]], [p["psnr"] for p in one["curve"]]
             axes.plot(xs, ys, marker="o", ms=3, label=name if index == 0 else None, color=f"C{colour}")
-    axes.set(xlabel="seconds of training", ylabel="PSNR on held-out poses [dB]", title=title)
+    axes.set(xlabel="seconds of training", ylabel="PSNR on test poses [dB]", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(file, dpi=130)

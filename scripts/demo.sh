@@ -18,7 +18,7 @@ say "2/4  Training: teacher, distillation, fine-tuning"
 ns-train mobiler2l-tiny --data "$OUT/scene" --output-dir "$OUT" --experiment-name demo \
     --timestamp "$(basename "$RUN")" --vis tensorboard --machine.device-type "$DEVICE" blender-data
 
-say "3/4  Evaluation on held-out views"
+say "3/4  Evaluation on test views"
 ns-eval --load-config "$CONFIG" --output-path "$RUN/eval.json" --render-output-path "$RUN/eval_images"
 
 say "4/4  Packages"
@@ -33,9 +33,9 @@ from pathlib import Path
 
 run = Path(sys.argv[1])
 results = json.loads((run / "eval.json").read_text())["results"]
-print(f"Student:  {results['psnr']:.2f} dB, SSIM {results['ssim']:.3f} against held-out photos;"
+print(f"Student:  {results['psnr']:.2f} dB, SSIM {results['ssim']:.3f} on test views;"
       f" {results['psnr_to_teacher']:.2f} dB to its teacher")
-print(f"Teacher:  {results['teacher_psnr']:.2f} dB, SSIM {results['teacher_ssim']:.3f} against held-out photos")
+print(f"Teacher:  {results['teacher_psnr']:.2f} dB, SSIM {results['teacher_ssim']:.3f} on test views")
 for name, path in {
     "Run": run, "Checkpoint": run / "nerfstudio_models", "Metrics": run / "eval.json", "Pictures": run / "eval_images",
     "Report": run / "report.html",

@@ -32,12 +32,12 @@ def main() -> None:
 
     from mobiler2l_ns.errors import UserError
     from mobiler2l_ns.plugin import methods
-    from mobiler2l_ns.run.opening import load_student
+    from mobiler2l_ns.run.opening import open_distilled, student_of
     from mobiler2l_ns.student.network import measure_cost
 
     try:
         if arguments.load_config is not None:
-            name, student = str(arguments.load_config), load_student(arguments.load_config).network
+            name, student = str(arguments.load_config), student_of(open_distilled(arguments.load_config)).network
             config = student.config
             if arguments.strides is not None:
                 raise SystemExit("A run's student has its strides: leave out --strides")

@@ -34,15 +34,19 @@ def average(pipeline: Any) -> None:
     """Judge an exponential moving average of the weights over some 200 steps."""
     student = pipeline.model.student
     averaged = deepcopy(student.network).eval()
-    next_train, render = pipeline.datamanager.next_train, student.render
+    pseudo_batch, render = pipeline.datamanager.pseudo_batch, student.render
 
-    def with_update(step: int) -> Any:
+    step = 0
+
+    def with_update() -> Any:
+        nonlocal step
         with torch.no_grad():
             decay = min(0.995, (step + 1) / (step + 10))
+            step += 1
             for mean, now in zip(averaged.parameters(), student.network.parameters(), strict=True):
                 mean.lerp_(now, 1.0 - decay)
         averaged.active_blocks = student.network.active_blocks
-        return next_train(step)
+        return pseudo_batch()
 
     def rendered(camera: Any) -> Tensor:
         trained, student.network = student.network, averaged
@@ -51,7 +55,7 @@ def average(pipeline: Any) -> None:
         finally:
             student.network = trained
 
-    pipeline.datamanager.next_train, student.render = with_update, rendered
+    pipeline.datamanager.pseudo_batch, student.render = with_update, rendered
 
 
 def charbonnier(pipeline: Any) -> None:
@@ -152,10 +156,8 @@ def bilinear_3x3(pipeline: Any) -> None:
 
 def photos(pipeline: Any) -> None:
     """Half of the views are photos, from the start."""
-    from mobiler2l_ns.progress.phases import Phase
-
-    pipeline.datamanager.load_photos(pipeline.model.background())
-    pipeline.datamanager.phase = Phase.FINETUNE
+    pipeline.datamanager.load_photos()
+    pipeline.datamanager.pseudo_batch = pipeline.datamanager.mixed_batch
 
 
 def doubts(pipeline: Any) -> None:

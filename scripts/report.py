@@ -19,17 +19,15 @@ def main() -> None:
     if arguments.views is not None and arguments.views < 1:
         parser.error("--views must be at least 1")
 
-    # The plugin's hooks let torch read nerfstudio's checkpoints.
-    import mobiler2l_ns.plugin.methods  # noqa: F401
-    from mobiler2l_ns.report.opened import open_run
     from mobiler2l_ns.report.write import write_report
     from mobiler2l_ns.run.console import print_results
+    from mobiler2l_ns.run.opening import open_distilled, pipeline_of
     from mobiler2l_ns.run.trainer import MobileR2LTrainerConfig
 
     views = arguments.views or MobileR2LTrainerConfig.report_views
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline, step = open_run(arguments.load_config, device)
-    written = write_report(pipeline, arguments.load_config, step, views)
+    run = open_distilled(arguments.load_config)
+    written = write_report(pipeline_of(run, device), arguments.load_config, run.step, views)
     facts = written.facts
     print_results(f"{facts.method}: {facts.experiment}", written.results(), {"report": str(written.path)})
 

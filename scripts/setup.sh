@@ -1,5 +1,9 @@
-# Sourced by demo.sh and test.sh: makes .venv with everything in it, once.
+#!/usr/bin/env bash
+# Makes .venv with everything in it, once:
+#   bash scripts/setup.sh              the package and what it needs
+#   bash scripts/setup.sh test,ncnn    and these extras
 #   PYTHON=python3.11 picks the interpreter, VENV=folder the environment.
+# demo.sh and test.sh source this file for its functions.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV="${VENV:-$PWD/.venv}"
@@ -38,6 +42,15 @@ system_libraries() {
         || fail "System libraries could not be installed. Run: $install"
 }
 
+# ns-render asks for ffmpeg; web pages are tested in Chromium, or in the Chrome that is there.
+test_libraries() {
+    local browser=chromium name
+    for name in chromium-browser google-chrome google-chrome-stable; do
+        if command -v "$name" >/dev/null; then browser=""; fi
+    done
+    system_libraries ffmpeg $browser
+}
+
 # The stamp holds what was installed, so that a changed requirement installs again.
 wanted() { cat pyproject.toml constraints.txt; echo "$1"; }
 python_environment() {
@@ -56,3 +69,10 @@ python_environment() {
         || fail "Installation failed, see the lines above; run the command again once their cause is gone"
     wanted "$extras" >"$VENV/.installed"
 }
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    system_libraries
+    python_environment "${1:+[$1]}"
+    say "Everything is in $VENV"
+    printf 'Use it:  source %q\n' "$VENV/bin/activate"
+fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv and passes the whole test suite: style, types, tests.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-system_libraries ffmpeg chromium  # ns-render asks for the one, web pages are tested in the other
+test_libraries
 python_environment "[test]"
 export PATH="$VENV/bin:$PATH"
 

@@ -99,7 +99,7 @@ def nerfacto_run(demo_scene, tmp_path_factory):
     from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 
     from mobiler2l_ns.plugin import methods
-    from mobiler2l_ns.teacher.teacher import for_objects, lazy_lpips
+    from mobiler2l_ns.teacher.nerfacto import for_objects, lazy_lpips
 
     config: Any = deepcopy(method_configs["nerfacto"])
     config.pipeline.datamanager = VanillaDataManagerConfig(

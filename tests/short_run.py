@@ -8,7 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+from mobiler2l_ns.run.opening import open_distilled, student_of
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline
+from mobiler2l_ns.student.renderer import Student
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 PHASES = {"teacher": 30, "distil": 24, "finetune": 12}
@@ -33,6 +35,11 @@ def train(config) -> Path:
     # nerfstudio would go on writing into this run's curves when the next one is trained.
     writer.EVENT_WRITERS.clear()
     return config.get_base_dir() / "config.yml"
+
+
+def load_student(config_path: Path) -> Student:
+    """A run's student, as export opens it."""
+    return student_of(open_distilled(config_path))
 
 
 def open_run(config_path: Path) -> tuple[MobileR2LPipeline, int]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from mobiler2l_ns.geometry.rays import grid_size, pinhole_rays
+from mobiler2l_ns.geometry.rays import LowResRays, grid_size, pinhole_rays
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,6 @@ class PictureGeometry:
         height, width = self.covered
         return Cameras(poses, self.fx, self.fy, self.cx, self.cy, width=width, height=height)
 
-    def rays(self, poses: Float[Tensor, "n 3 4"]) -> tuple[Float[Tensor, "n 1 1 3"], Float[Tensor, "n rows columns 3"]]:
+    def rays(self, poses: Float[Tensor, "n 3 4"]) -> LowResRays:
         """Low-resolution rays of undistorted cameras at the poses, computed on the poses' device."""
         return pinhole_rays(poses, self.intrinsics, *self.grid, self.stride)

@@ -7,12 +7,32 @@ along the optical axis, so that a depth along them is a z-depth.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
-from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
+
+
+class LowResRays(NamedTuple):
+    """A batch of grids of low-resolution rays in the world frame, one ray a block of pixels."""
+
+    origins: Float[Tensor, "n #h #w 3"]
+    """Camera centres."""
+    directions: Float[Tensor, "n h w 3"]
+    """Of length 1 along each camera's optical axis."""
+
+    @property
+    def count(self) -> int:
+        """Rays in the batch."""
+        return self.directions[..., 0].numel()
+
+    @classmethod
+    def join(cls, parts: Sequence[LowResRays]) -> LowResRays:
+        """Batches one after the other."""
+        return cls(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
 def grid_size(height: int, width: int, stride: int) -> tuple[int, int]:
@@ -26,7 +46,7 @@ def pinhole_rays(
     rows: int,
     columns: int,
     stride: int,
-) -> tuple[Float[Tensor, "n 1 1 3"], Float[Tensor, "n rows columns 3"]]:
+) -> LowResRays:
     """Low-resolution rays of undistorted cameras, computed on the poses' device.
 
     Args:
@@ -45,7 +65,7 @@ def pinhole_rays(
     x = ((u - cx) / fx).reshape(-1, 1, columns, 1)
     y = ((v - cy) / fy).reshape(-1, rows, 1, 1)
     right, up, back, centre = (column[:, None, None, :] for column in camera_to_worlds.unbind(-1))
-    return centre, x * right - y * up - back
+    return LowResRays(centre, x * right - y * up - back)
 
 
 def is_perspective(cameras: Cameras) -> bool:
@@ -82,7 +102,7 @@ def low_res_cameras(cameras: Cameras, stride: int) -> Cameras:
     )
 
 
-def camera_rays(cameras: Cameras, stride: int) -> tuple[Float[Tensor, "n 1 1 3"], Float[Tensor, "n rows columns 3"]]:
+def camera_rays(cameras: Cameras, stride: int) -> LowResRays:
     """Low-resolution rays of cameras of one size, lens distortion included.
 
     A distorted photo keeps its pixels: the ray goes through the undistorted place of its block's centre (nerfstudio's
@@ -101,15 +121,4 @@ def camera_rays(cameras: Cameras, stride: int) -> tuple[Float[Tensor, "n 1 1 3"]
     for index in range(len(blocks)):
         bundle = blocks.generate_rays(camera_indices=index, keep_shape=True)
         directions.append(bundle.directions * bundle.metadata["directions_norm"])
-    return cameras.camera_to_worlds[:, None, None, :, 3], torch.stack(directions)
-
-
-def as_ray_bundle(origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"]) -> RayBundle:
-    """Wrap low-resolution rays as nerfstudio's RayBundle (unit directions, and beside them their length)."""
-    length = directions.norm(dim=-1, keepdim=True)
-    return RayBundle(
-        origins=origins.expand_as(directions),
-        directions=directions / length,
-        pixel_area=torch.ones_like(length),
-        metadata={"directions_norm": length},
-    )
+    return LowResRays(cameras.camera_to_worlds[:, None, None, :, 3], torch.stack(directions))

@@ -1,14 +1,9 @@
-"""The two quirks of nerfstudio 1.1.5 that have to be met while a plugin is being loaded.
+"""What has to be done to nerfstudio 1.1.5 while a plugin is being loaded.
 
 `methods.py` calls `install()` at its top. nerfstudio loads that module, and with it this one, while it imports
 `nerfstudio.configs.method_configs`, where an exception would end every ns-* command: whatever goes wrong here
 therefore becomes one warning line on stderr, and nothing heavier than what nerfstudio itself has imported by then
 (numpy, torch, tyro) is imported.
-
-Checkpoints. nerfstudio's schedulers leave `np.float64` learning rates in the state that the trainer saves, and since
-torch 2.6 a plain `torch.load` accepts no such object: ns-viewer, ns-eval, ns-render, ns-export and resuming all fail on
-checkpoints that nerfstudio wrote itself. `allow_nerfstudio_checkpoints` tells torch that the numpy names involved are
-safe. It may go when nerfstudio saves Python floats or says `weights_only=False`, and nobody holds older checkpoints.
 
 Commands. ns-train learns of plugins by an entry point, ns-export does not: its subcommands are the Union `Commands`
 in `nerfstudio.scripts.exporter`. That module is usually half-imported when plugins are loaded (it is what imports
@@ -22,57 +17,27 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import numpy as np
-import torch
 import tyro
+
+from mobiler2l_ns.checkpoints import allow_nerfstudio_checkpoints, warning_in_place_of_error
 
 EXPORTER = "nerfstudio.scripts.exporter"
 
 
 def install() -> None:
-    """Meets both quirks. Never raises, and may be called any number of times."""
+    """Readable checkpoints (see ``checkpoints``) and listed commands. Never raises, and may be called any number of
+    times."""
     allow_nerfstudio_checkpoints()
     extend_ns_export()
 
 
-@contextmanager
-def _warning_in_place_of_error(consequence: str) -> Iterator[None]:
-    """Turns an exception into one line on stderr: what does not work now, and why."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"mobiler2l: warning: {consequence} ({reason})", file=sys.stderr)
-
-
-_commands_stay_unlisted = _warning_in_place_of_error("ns-export does not list the mobiler2l exports")
-
-
-@_warning_in_place_of_error("torch.load may refuse nerfstudio's checkpoints")
-def allow_nerfstudio_checkpoints() -> None:
-    """Lets a plain `torch.load` read the `np.float64` in the scheduler state of nerfstudio's checkpoints.
-
-    Does nothing before torch 2.6, whose `torch.load` is not strict and whose allow-list, where there is one, takes no
-    explicit names.
-    """
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
-        return
-    make_scalar: Any = np.float64(0).__reduce__()[0]  # multiarray.scalar, wherever this numpy keeps it
-    torch.serialization.add_safe_globals(
-        [
-            (make_scalar, "numpy.core.multiarray.scalar"),  # its name in checkpoints written with numpy 1
-            (make_scalar, "numpy._core.multiarray.scalar"),  # and with numpy 2
-            np.dtype,
-            type(np.dtype(np.float64)),  # numpy.dtypes.Float64DType
-        ]
-    )
+_commands_stay_unlisted = warning_in_place_of_error("ns-export does not list the mobiler2l exports")
 
 
 @_commands_stay_unlisted

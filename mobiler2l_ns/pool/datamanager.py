@@ -20,16 +20,17 @@ from nerfstudio.utils.rich_utils import CONSOLE, ItersPerSecColumn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from mobiler2l_ns.capture.photos import Photos, photo_with_alpha, sized_dataset
+from mobiler2l_ns.capture.background import Background, has_alpha
+from mobiler2l_ns.capture.photos import sized_dataset
 from mobiler2l_ns.capture.pose_samplers import PoseSamplerName, look_at_point, make_pose_sampler
+from mobiler2l_ns.capture.splits import selection_split
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.bounds import SceneExtent
 from mobiler2l_ns.geometry.picture import PictureGeometry
-from mobiler2l_ns.geometry.rays import as_ray_bundle
+from mobiler2l_ns.pool.batch import StudentBatch
+from mobiler2l_ns.pool.photos import PhotoPool
 from mobiler2l_ns.pool.pseudo_views import BYTES_PER_GIB, PseudoViewPool
 from mobiler2l_ns.pool.refresh import TimeShare
-from mobiler2l_ns.progress.phases import Phase
-from mobiler2l_ns.student.config import StudentConfig
 
 RenderTeacher = Callable[[Cameras], dict[str, Tensor]]
 """Renders one camera: ``picture`` (H, W, 3) RGB or (H, W, 4) premultiplied RGBA in 0..1, and where the teacher knows
@@ -76,10 +77,10 @@ class MobileR2LDataManager(VanillaDataManager):
 
     def __init__(self, config: MobileR2LDataManagerConfig, *args, **kwargs) -> None:
         super().__init__(config, *args, **kwargs)
-        self.phase = Phase.TEACHER
         self.pool: PseudoViewPool | None = None
-        self.photos: Photos | None = None
-        self.selection_photos: Photos | None = None
+        self.photos: PhotoPool | None = None
+        self._selection_photos: PhotoPool | None = None
+        self._rays_in_batch = 0
         self.extent = SceneExtent()
         self._render: RenderTeacher | None = None
         self._owed_views = 0.0
@@ -99,14 +100,6 @@ class MobileR2LDataManager(VanillaDataManager):
         config = self.config
         return sized_dataset(outputs, config.max_image_size, config.camera_res_scale_factor, self.dataset_type)
 
-    def split_photos(self, count: int) -> tuple[list[int], list[int]]:
-        """Training photos for fine-tuning and those held out to judge it: every eighth, at least one, at most eight."""
-        if count < 2:
-            return list(range(count)), list(range(count))
-        step = max(8, -(-count // 8))
-        selection = list(range(min(step // 2, count - 1), count, step))
-        return [index for index in range(count) if index not in selection], selection
-
     def check_photos(self) -> None:
         """See that the photos can fine-tune the student, before anything is trained.
 
@@ -119,27 +112,12 @@ class MobileR2LDataManager(VanillaDataManager):
                 "cut the object out, or set --pipeline.finetune-steps 0"
             )
 
-    def check_background(self, background: Float[Tensor, "3"]) -> None:
-        """See that photos and student are laid over the same colour.
-
-        Raises:
-            UserError: if the dataparser lays the photos over another one.
-        """
-        over = self.train_dataparser_outputs.alpha_color
-        if over is not None and not torch.allclose(over.cpu().float(), background):
-            colour = getattr(self.dataparser_config, "alpha_color", over)
-            raise UserError(
-                f"The dataparser lays transparent photos over {colour}, the student another colour: "
-                "give the same to the dataparser's --alpha-color and to --pipeline.model.background-color"
-            )
-
-    def check_pitches(self) -> None:
+    def check_pitches(self, coarsest: float) -> None:
         """See that a cell of the coarsest pitch fits the pictures.
 
         Raises:
             UserError: if it does not.
         """
-        coarsest = max(self.student.pitches)
         if coarsest > 1.0 and min(self.view.grid) - self._shifts_grid() < coarsest:
             raise UserError(
                 f"Pictures of {self.view.width} x {self.view.height} pixels are too small to be learned at pitch "
@@ -147,31 +125,33 @@ class MobileR2LDataManager(VanillaDataManager):
             )
 
     def _photos_fit(self) -> bool:
-        return not self.student.alpha or photo_with_alpha(self.train_dataset, 0).shape[-1] == 4
+        return not self.background.alpha or has_alpha(self.train_dataset)
 
-    def load_selection_photos(self, background: Float[Tensor, "3"]) -> bool:
-        """Bring the photos that judge the student to its geometry, once; False if they have no alpha to judge by."""
-        if self.selection_photos is None and self._photos_fit():
-            over = None if self.student.alpha else background
-            _, selection = self.split_photos(len(self.train_dataset))
-            self.selection_photos = Photos(self.train_dataset, selection, self.view, over)
-        return self.selection_photos is not None
+    def load_selection_photos(self) -> PhotoPool | None:
+        """The photos that select the student, in its geometry; None if they have no alpha to judge it by."""
+        if self._selection_photos is None and self._photos_fit():
+            _, selection = selection_split(len(self.train_dataset))
+            self._selection_photos = PhotoPool(self.train_dataset, selection, self.view, self.background)
+        return self._selection_photos
 
-    def load_photos(self, background: Float[Tensor, "3"]) -> None:
-        """Bring the training photos to the student's geometry, once."""
-        if self.photos is not None:
-            return
-        over = None if self.student.alpha else background
-        train, _ = self.split_photos(len(self.train_dataset))
-        self.photos = Photos(self.train_dataset, train, self.view, over)
-        self.load_selection_photos(background)
+    def load_photos(self) -> None:
+        """Bring the photos that fine-tune the student to its geometry, once."""
+        if self.photos is None:
+            chosen, _ = selection_split(len(self.train_dataset))
+            self.photos = PhotoPool(self.train_dataset, chosen, self.view, self.background)
 
     # Pseudo views
 
-    def connect(self, student: StudentConfig, render: RenderTeacher | None) -> None:
-        """Set what the student renders and, when training, the teacher's renderer."""
-        self.student = student
-        self.view = PictureGeometry.of(self.train_dataset.cameras, student.stride)
+    def connect(self, stride: int, background: Background, render: RenderTeacher | None) -> None:
+        """Set what the student renders and, when training, the teacher's renderer.
+
+        Args:
+            stride: pixels of a low-resolution ray's block, each way.
+            background: of transparent photos.
+            render: None where nothing is trained.
+        """
+        self.background = background
+        self.view = PictureGeometry.of(self.train_dataset.cameras, stride)
         self.train_poses = self.train_dataset.cameras.camera_to_worlds.cpu()
         self.look_at = look_at_point(self.train_poses)
         self.sampler, self.sampler_reason = make_pose_sampler(self.config.pose_sampler, self.train_poses)
@@ -181,12 +161,16 @@ class MobileR2LDataManager(VanillaDataManager):
         """Poses of new pseudo views."""
         return self.sampler.sample(count, self._generator)
 
+    @property
+    def _channels(self) -> int:
+        return 4 if self.background.alpha else 3
+
     def _pool_device(self, views: int) -> torch.device:
         training = torch.device(self.device)
         if self.config.pool_device != "auto" or training.type != "cuda":
             return training if self.config.pool_device == "cuda" else torch.device("cpu")
         height, width = self.view.covered
-        wanted = views * height * width * self.student.output_channels
+        wanted = views * height * width * self._channels
         budget = self.config.pool_budget_gib * BYTES_PER_GIB / comms.get_world_size()
         torch.cuda.empty_cache()  # what the teacher's training has left to torch is free as well
         free, _ = torch.cuda.mem_get_info(training)
@@ -194,7 +178,7 @@ class MobileR2LDataManager(VanillaDataManager):
 
     def _empty_pool(self, views: int, budget_gib: float, device: torch.device) -> PseudoViewPool:
         seed = torch.initial_seed() % (1 << 31)
-        return PseudoViewPool(views, *self.view.covered, budget_gib, device, self.student.output_channels, seed)
+        return PseudoViewPool(views, *self.view.covered, budget_gib, device, self._channels, seed)
 
     def render_view(self, pose: Float[Tensor, "3 4"]) -> None:
         """Render one pseudo view into the pool and note how far the scene reaches in it."""
@@ -234,7 +218,7 @@ class MobileR2LDataManager(VanillaDataManager):
                     self.render_view(pose)
             if cache is not None:
                 self.pool.save(cache)
-        if self.student.alpha and self.pool.is_opaque():
+        if self.background.alpha and self.pool.is_opaque():
             CONSOLE.print(
                 "[yellow]The teacher renders nothing transparent, and neither will the student. A teacher that was "
                 "trained over one colour has learned to paint it: let this method train one, or give its run "
@@ -245,7 +229,7 @@ class MobileR2LDataManager(VanillaDataManager):
         if self.config.cache_dir is None:
             return None
         poses = hashlib.sha256(self.train_poses.numpy().tobytes())
-        poses.update(repr((self.view, self.config.pose_sampler, self.student.alpha, fingerprint)).encode())
+        poses.update(repr((self.view, self.config.pose_sampler, self.background.alpha, fingerprint)).encode())
         ranks = comms.get_world_size()
         share = f"_{comms.get_rank()}_of_{ranks}" if ranks > 1 else ""
         return self.config.cache_dir / f"pseudo_views_{poses.hexdigest()[:16]}{share}.pt"
@@ -262,42 +246,44 @@ class MobileR2LDataManager(VanillaDataManager):
     # Batches
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
-        """A batch of the current phase: rays of photos (n,), or low-resolution rays (views, rows, columns) with the
-        pictures they stand for, ``image`` (views, H, W, channels), and where those do not fill their blocks ``mask``
-        (views, H, W)."""
-        if self.phase is Phase.TEACHER:
-            return super().next_train(step)
-        count, photos = self.config.views_per_batch, 0
-        if self.phase is Phase.FINETUNE:
-            # Rounded up and down by turns of chance, so that a small batch keeps the share on average.
-            share = count * self.config.photo_share
-            photos = int(share) + int(torch.rand((), generator=self._generator) < share - int(share))
-        place = self._draw_place()
+        """Rays of photos (n,) for the teacher."""
+        rays, batch = super().next_train(step)
+        self._rays_in_batch = len(rays)
+        return rays, batch
+
+    def pseudo_batch(self) -> StudentBatch:
+        """Pseudo views for the student."""
+        return self._counted(self._draw_pseudo_views(self.config.views_per_batch, self._draw_offset()))
+
+    def mixed_batch(self) -> StudentBatch:
+        """Photos and pseudo views, ``photo_share`` of them photos on average."""
+        count, assigned = self.config.views_per_batch, self.config.views_per_batch * self.config.photo_share
+        # Rounded up and down by turns of chance, so that a small batch keeps the share on average.
+        photos = int(assigned) + int(torch.rand((), generator=self._generator) < assigned - int(assigned))
+        offset = self._draw_offset()
         parts = []
         if photos < count:
-            parts.append(self._pseudo_batch(count - photos, place))
+            parts.append(self._draw_pseudo_views(count - photos, offset))
         if photos:
             assert self.photos is not None
-            parts.append(self.photos.draw(photos, self._generator, self.device, place))
-        origins, directions, pictures = (torch.cat([part[i] for part in parts]) for i in range(3))
-        batch = {"image": pictures}
-        masks = [part[3] for part in parts]
-        if any(mask is not None for mask in masks):
-            full = zip(masks, parts, strict=True)
-            batch["mask"] = torch.cat([torch.ones_like(p[2][..., 0]) if mask is None else mask for mask, p in full])
-        return as_ray_bundle(origins, directions), batch
+            parts.append(self.photos.draw(photos, self._generator, self.device, offset))
+        return self._counted(StudentBatch.join(parts))
+
+    def _counted(self, batch: StudentBatch) -> StudentBatch:
+        self._rays_in_batch = batch.rays.count
+        return batch
 
     def _shifts_grid(self) -> bool:
         return self.config.shift_grid and min(self.view.grid) > 1
 
-    def _draw_place(self) -> tuple[int, int] | None:
+    def _draw_offset(self) -> tuple[int, int] | None:
         """Where within a block the grid of rays begins, down and right in pixels; None if it is not moved."""
         if not self._shifts_grid():
             return None
         down, right = torch.randint(self.view.stride, (2,), generator=self._generator).tolist()
         return down, right
 
-    def _pseudo_batch(self, count: int, place: tuple[int, int] | None) -> tuple[Tensor, Tensor, Tensor, None]:
+    def _draw_pseudo_views(self, count: int, offset: tuple[int, int] | None) -> StudentBatch:
         assert self.pool is not None
         self._owed_views += self.config.refresh_rate
         while self._owed_views >= 1.0:
@@ -307,14 +293,12 @@ class MobileR2LDataManager(VanillaDataManager):
                     self.render_view(self.sample_poses(1)[0])
         poses, pictures = self.pool.draw(count, self.device)
         view = self.view
-        if place is not None:
-            down, right = place
+        if offset is not None:
+            down, right = offset
             view = view.beginning_at(down, right)
             pictures = pictures[:, down : down + view.height, right : right + view.width]
-        return *view.rays(poses), pictures, None
+        return StudentBatch(view.rays(poses), pictures)
 
     def get_train_rays_per_batch(self) -> int:
-        if self.phase is Phase.TEACHER:
-            return super().get_train_rays_per_batch()
-        rows, columns = (size - self._shifts_grid() for size in self.view.grid)
-        return self.config.views_per_batch * rows * columns
+        """Rays in the newest batch, for nerfstudio's measure of speed."""
+        return self._rays_in_batch

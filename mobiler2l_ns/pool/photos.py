@@ -14,6 +14,7 @@ from torch.nn import functional
 from mobiler2l_ns.capture.background import Background
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.geometry.rays import camera_rays
+from mobiler2l_ns.pool.batch import StudentBatch
 from mobiler2l_ns.pool.pseudo_views import quantise
 
 FOCAL_TOLERANCE = 0.01
@@ -104,9 +105,9 @@ class PhotoPool:
 
     def take(
         self, chosen: Tensor, device: torch.device | str, beginning_at: tuple[int, int] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Origins, directions, pictures in 0..1 and masks of the chosen photos on ``device``; all of each, or the part
-        that begins so many pixels down and right, see ``PictureGeometry.beginning_at``."""
+    ) -> StudentBatch:
+        """The chosen photos on ``device``; all of each, or the part that begins so many pixels down and right, see
+        ``PictureGeometry.beginning_at``."""
         down, right = beginning_at or (0, 0)
         part = self.view if beginning_at is None else self.view.beginning_at(down, right)
         height, width = part.covered
@@ -121,11 +122,9 @@ class PhotoPool:
             height=height,
             distortion_params=self.distortion[chosen].to(device),
         )
-        origins, directions = camera_rays(cameras, self.view.stride)
         rows, columns = slice(down, down + height), slice(right, right + width)
-        return (
-            origins,
-            directions,
+        return StudentBatch(
+            camera_rays(cameras, self.view.stride),
             self.pictures[chosen, rows, columns].to(device).float() / 255.0,
             self.masks[chosen, rows, columns].to(device),
         )
@@ -136,6 +135,6 @@ class PhotoPool:
         generator: Generator,
         device: torch.device | str,
         beginning_at: tuple[int, int] | None = None,
-    ) -> tuple[Tensor, ...]:
+    ) -> StudentBatch:
         """Random photos, see ``take``."""
         return self.take(torch.randint(len(self), (count,), generator=generator), device, beginning_at)

@@ -1,4 +1,4 @@
-"""Everything a report says of a run, collected from its opened pipeline, its log and its folder."""
+"""Everything a report says of a run, collected from its run, its log and its folder."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import yaml
 
-from mobiler2l_ns import devices as environment
+from mobiler2l_ns import devices
 from mobiler2l_ns.export.manifest import student_digest
 from mobiler2l_ns.progress.log import FILE, read_log
 from mobiler2l_ns.report.coverage import Coverage, coverage_of
 from mobiler2l_ns.report.event_files import records_of_event_files
 from mobiler2l_ns.report.history import History
 from mobiler2l_ns.report.measure import Measured, measure
-from mobiler2l_ns.run.pipeline import MobileR2LPipeline
+from mobiler2l_ns.report.run import ReportedRun
 from mobiler2l_ns.student.network import StudentCost, measure_cost
 
 
@@ -52,11 +52,11 @@ class Facts:
     """Of what measured and wrote."""
 
 
-def collect(pipeline: MobileR2LPipeline, config_path: Path, step: int, most_views: int) -> Facts:
+def collect(run: ReportedRun, config_path: Path, step: int, most_views: int) -> Facts:
     """Measure a run.
 
     Args:
-        pipeline: trained or opened; it stays in evaluation mode.
+        run: trained or opened again; it stays in evaluation mode.
         config_path: of the run, with its log and its checkpoints beside it.
         step: last step that was trained.
         most_views: test views to measure.
@@ -66,12 +66,12 @@ def collect(pipeline: MobileR2LPipeline, config_path: Path, step: int, most_view
     """
     text = config_path.read_text(encoding="utf8")
     config = yaml.load(text, Loader=yaml.Loader)
-    measured = measure(pipeline, most_views)
-    datamanager, student = pipeline.datamanager, pipeline.model.student
+    measured = measure(run, most_views)
+    datamanager, student = run.datamanager, run.model.student
     checkpoints = sorted((config_path.parent / config.relative_model_dir).glob("step-*.ckpt"))
     height, width = student.capture.size()
-    pool, run = datamanager.pool, config_path.parent
-    records = read_log(run / FILE) or records_of_event_files(run, pipeline.plan)
+    pool, folder = datamanager.pool, config_path.parent
+    records = read_log(folder / FILE) or records_of_event_files(folder, run.plan)
     return Facts(
         experiment=config.experiment_name,
         method=config.method_name,
@@ -79,7 +79,7 @@ def collect(pipeline: MobileR2LPipeline, config_path: Path, step: int, most_view
         config_path=config_path,
         config=text,
         step=step,
-        steps=pipeline.plan.total,
+        steps=run.plan.total,
         measured=measured,
         history=History.of(records),
         coverage=coverage_of(datamanager, measured.poses),
@@ -89,6 +89,6 @@ def collect(pipeline: MobileR2LPipeline, config_path: Path, step: int, most_view
         pool_bytes=None if pool is None else pool.pictures.nelement(),
         student_sha256=student_digest(student),
         written=time.strftime("%Y-%m-%d %H:%M"),
-        device=environment.device_name(pipeline.device),
-        versions=environment.versions(),
+        device=devices.device_name(run.device),
+        versions=devices.versions(),
     )

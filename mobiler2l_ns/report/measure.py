@@ -20,7 +20,7 @@ from torch import Tensor
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.pool.datamanager import MobileR2LDataManager
 from mobiler2l_ns.pool.pseudo_views import quantise
-from mobiler2l_ns.run.pipeline import MobileR2LPipeline
+from mobiler2l_ns.report.run import ReportedRun
 
 SHOWN_VIEWS = 4
 SHOWN_PIXELS = 480
@@ -66,7 +66,7 @@ class Measured:
 
 
 def test_views(datamanager: MobileR2LDataManager) -> tuple[InputDataset, str]:
-    """The views that ns-eval measures, whichever split the pipeline was built with.
+    """The views that ns-eval measures, whichever split the run was opened with.
 
     Raises:
         UserError: if the capture holds none out.
@@ -101,8 +101,8 @@ def picture_url(picture: Float[Tensor, "h w 3"]) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def measure(pipeline: MobileR2LPipeline, most_views: int) -> Measured:
-    """Render and compare test views, as ns-eval does, with a progress bar. The pipeline stays in evaluation mode.
+def measure(run: ReportedRun, most_views: int) -> Measured:
+    """Render and compare test views, as ns-eval does, with a progress bar. The run stays in evaluation mode.
 
     Args:
         most_views: if the capture holds out more, so many are taken evenly from all of them.
@@ -111,22 +111,22 @@ def measure(pipeline: MobileR2LPipeline, most_views: int) -> Measured:
         UserError: if the capture holds out no views.
     """
     # The viewer may render at the same time, and would otherwise turn training mode on again in between.
-    pipeline.eval()
-    model, teacher = pipeline.model, pipeline.model.find_teacher()
-    dataset, split = test_views(pipeline.datamanager)
+    run.eval()
+    model, teacher = run.model, run.model.find_teacher()
+    dataset, split = test_views(run.datamanager)
     chosen = spread(len(dataset), most_views)
     shown = {chosen[i] for i in spread(len(chosen), SHOWN_VIEWS)}
-    loader: Any = FixedIndicesEvalDataloader(dataset, tuple(chosen), device=pipeline.device)  # type: ignore[arg-type]
+    loader: Any = FixedIndicesEvalDataloader(dataset, tuple(chosen), device=run.device)  # type: ignore[arg-type]
     views, student_ms, teacher_ms = [], [], []
     with torch.no_grad():
         for camera, batch in track(loader, "Measuring test views", len(chosen), console=CONSOLE, transient=True):
             index = chosen[len(views)]
-            outputs, ms = _timed(lambda: model.render_student(camera), pipeline.device)  # noqa: B023
+            outputs, ms = _timed(lambda: model.render_student(camera), run.device)  # noqa: B023
             student_ms.append(ms)
             if teacher is not None:
-                theirs, ms = _timed(lambda: model.render_teacher(camera)["rgb"], pipeline.device)  # noqa: B023
+                teacher_rgb, ms = _timed(lambda: model.render_teacher(camera)["rgb"], run.device)  # noqa: B023
                 teacher_ms.append(ms)
-                outputs["teacher_rgb"] = theirs.to(outputs["rgb"])
+                outputs["teacher_rgb"] = teacher_rgb.to(outputs["rgb"])
             metrics, images = model.get_image_metrics_and_images(outputs, batch)
             names = ("photo", "teacher", "student", "error") if teacher is not None else ("photo", "student", "error")
             parts = images["img"].chunk(len(names), dim=1) if index in shown else ()
@@ -144,7 +144,7 @@ def measure(pipeline: MobileR2LPipeline, most_views: int) -> Measured:
     )
 
 
-def _timed(render: Any, device: torch.device) -> tuple[Any, float]:
+def _timed(render: Any, device: torch.device | str) -> tuple[Any, float]:
     def now() -> float:
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize(device)

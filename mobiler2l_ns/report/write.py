@@ -9,7 +9,7 @@ from pathlib import Path
 from mobiler2l_ns.report import packages
 from mobiler2l_ns.report.facts import Facts, collect
 from mobiler2l_ns.report.page import write_page
-from mobiler2l_ns.run.pipeline import MobileR2LPipeline
+from mobiler2l_ns.report.run import ReportedRun
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Written:
         return results
 
 
-def write_report(pipeline: MobileR2LPipeline, config_path: Path, step: int, most_views: int) -> Written:
+def write_report(run: ReportedRun, config_path: Path, step: int, most_views: int) -> Written:
     """Measure a run and write the page beside its config.yml; one that is there is replaced, but keeps its packages.
 
     Args:
-        pipeline: trained or opened; it stays in evaluation mode.
+        run: trained or opened again; it stays in evaluation mode.
         config_path: of the run.
         step: last step that was trained.
         most_views: test views to measure.
@@ -41,7 +41,7 @@ def write_report(pipeline: MobileR2LPipeline, config_path: Path, step: int, most
     Raises:
         UserError: if the capture holds out no views.
     """
-    facts = collect(pipeline, config_path, step, most_views)
+    facts = collect(run, config_path, step, most_views)
     page, path = write_page(facts), config_path.parent / packages.NAME
     if path.is_file():
         page = packages.keep(page, path.read_text(encoding="utf8"))

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from mobiler2l_ns.progress.log import CURVES, SELECTION, Progress, RunLog
+from mobiler2l_ns.progress.log import CURVES, SELECTION, Progress, RunLog, duration
 from mobiler2l_ns.progress.phases import Phase, PhasePlan
 
 MOST_SILENCE = 300.0
@@ -30,13 +30,6 @@ WHAT = {
     Phase.FINETUNE: "The student learns photos mixed with pseudo views; the best one on selection photos is kept.",
 }
 COLUMNS = (("done", 6), ("step", 17), ("training", 11), ("left", 10), ("dB", 7), ("selection dB", 13), ("speed", 16))
-
-
-def duration(seconds: float) -> str:
-    """Such as 0:00:07, 12:34:56 or 3 d 4:05:06."""
-    days, rest = divmod(round(seconds), 86400)
-    clock = f"{rest // 3600}:{rest // 60 % 60:02d}:{rest % 60:02d}"
-    return f"{days} d {clock}" if days else clock
 
 
 def print_facts(facts: Mapping[str, str]) -> None:

@@ -1,49 +1,45 @@
-"""Fine-tuning on photos without overfitting: the best student so far on selection photos is remembered and kept."""
+"""The last phase: the student learns the photos themselves, mixed with pseudo views."""
 
 from __future__ import annotations
 
-import math
-from copy import deepcopy
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from nerfstudio.utils.rich_utils import CONSOLE
 
-from mobiler2l_ns.capture.photos import Photos
-from mobiler2l_ns.student.renderer import Student
-
-
-def selection_psnr(student: Student, photos: Photos) -> float:
-    """Mean PSNR in dB of the student, in evaluation mode, over the masked-in pixels of selection photos."""
-    device = student.capture.intrinsics.device
-    training = student.training
-    student.eval()
-    scores = []
-    for index in range(len(photos)):
-        origins, directions, picture, mask = photos.take(torch.tensor([index]), device)
-        with torch.no_grad():
-            rgb = student(origins, directions).permute(0, 2, 3, 1)
-        squared = ((rgb - picture) ** 2 * mask[..., None]).sum() / (rgb.shape[-1] * mask.sum().clamp(min=1.0))
-        scores.append(-10.0 * math.log10(max(float(squared), 1e-16)))
-    student.train(training)
-    return sum(scores) / len(scores)
+from mobiler2l_ns.progress.phases import Phase
+from mobiler2l_ns.run.learn import SELECTION_CHECKS, Learn
+from mobiler2l_ns.run.phase import Rays
 
 
-class BestStudent(nn.Module):
-    """A copy of the best network so far, part of the checkpoint so that a resumed run still has it."""
+class FineTune(Learn):
+    """Trains the student on photos, and ends with the student that was best on the selection photos."""
 
-    before: Tensor
-    best: Tensor
+    name = Phase.FINETUNE
+    reference = "photos_and_teacher"
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = deepcopy(network).requires_grad_(False)
-        self.register_buffer("before", torch.tensor(-math.inf))
-        self.register_buffer("best", torch.tensor(-math.inf))
+    def enter(self, step: int) -> None:
+        super().enter(step)
+        config = self.run.model.config
+        self.run.model.student.network.active_blocks = config.num_blocks
+        self.run.model.learns_coarser = len(config.pitches) > 1
+        self.run.datamanager.load_photos()
+        self.remember_best(step)
 
-    def consider(self, network: nn.Module, score: float) -> None:
-        """Remember the network if its score is the best; the first score counts as the one before fine-tuning."""
-        if math.isinf(float(self.before)):
-            self.before.fill_(score)
-        if score > float(self.best):
-            self.best.fill_(score)
-            self.network.load_state_dict(network.state_dict())
+    def batch(self, step: int) -> tuple[Rays, dict[str, Any]]:
+        return self.run.datamanager.mixed_batch().as_nerfstudio()
+
+    def end_step(self, step: int) -> None:
+        done, length = self.steps_done(step), self.run.plan.length(self.name)
+        if done < length and done % max(1, length // SELECTION_CHECKS) == 0:
+            self.remember_best(step)
+
+    def leave(self, step: int) -> None:
+        run, last = self.run, self.remember_best(step)
+        best = run.best_student
+        assert best is not None
+        run.log.selection(step, float(best.best))
+        run.model.student.network.load_state_dict(best.network.state_dict())
+        CONSOLE.print(
+            f"Selection photos: {float(best.before):.2f} dB before fine-tuning, {last:.2f} dB at its end, "
+            f"{float(best.best):.2f} dB kept"
+        )

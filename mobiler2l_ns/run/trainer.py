@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
+import yaml
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.cuda.amp import GradScaler
 from torch.optim.lr_scheduler import LambdaLR
 
-from mobiler2l_ns import devices as environment
+from mobiler2l_ns import devices
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.progress.log import FILE
 from mobiler2l_ns.progress.phases import Phase
@@ -91,14 +93,23 @@ class MobileR2LTrainer(Trainer):
         super().setup(test_mode)
         if comms.is_main_process():
             self._open_log()
+            if test_mode == "val":
+                # Written once before, but what is trained is known only now.
+                self._save_config()
         self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._finish))
+
+    def _save_config(self) -> None:
+        path = self.base_dir / "config.yml"
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        partial.write_text(yaml.dump(self.config), encoding="utf8")
+        partial.replace(path)
 
     def _open_log(self) -> None:
         config, log = self.config, self.pipeline.log
         resumed = config.load_dir or (config.load_checkpoint.parent if config.load_checkpoint is not None else None)
         earlier = None if resumed is None else resumed.resolve().parent / FILE
-        facts = {"device": environment.device_name(self.device), "devices": self.world_size}
-        log.open(self.base_dir / FILE, self._start_step, earlier, **facts, versions=environment.versions())
+        facts = {"device": devices.device_name(self.device), "devices": self.world_size}
+        log.open(self.base_dir / FILE, self._start_step, earlier, **facts, versions=devices.versions())
         for each in writer.EVENT_WRITERS:
             if isinstance(each, console.PhaseWriter):
                 each.follow(log, self.checkpoint_dir)
@@ -162,7 +173,7 @@ class MobileR2LTrainer(Trainer):
     def _log_step(self, step: int, loss: Tensor, metrics: dict[str, Tensor]) -> None:
         psnr = next((value for name, value in metrics.items() if "psnr" in name), None)
         images = self.config.pipeline.datamanager.views_per_batch * self.world_size
-        teacher = self.pipeline.model.phase is Phase.TEACHER
+        teacher = self.pipeline.phase.name is Phase.TEACHER
         self.pipeline.log.trained(step, loss, psnr, None if teacher else images)
 
     def _finish(self, step: int) -> None:
@@ -170,7 +181,7 @@ class MobileR2LTrainer(Trainer):
         if not comms.is_main_process():
             return
         log, config_path = self.pipeline.log, self.base_dir / "config.yml"
-        log.finish(step, peak_memory=environment.peak_memory(self.device))
+        log.finish(step, peak_memory=devices.peak_memory(self.device))
         distilled = log.plan.at(step) is not Phase.TEACHER
         results, files = {}, {"run": str(self.base_dir), "checkpoint": str(self.checkpoint_dir)}
         if distilled and self.config.report_views > 0:

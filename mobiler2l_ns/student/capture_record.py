@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mobiler2l_ns.capture.pose_samplers import PoseRange
-
-PROOF_POSES = 8
-"""Test cameras kept in the checkpoint, on which every exported package is compared with the student."""
+from mobiler2l_ns.capture.splits import PROOF_CAMERAS
+from mobiler2l_ns.geometry.pose_range import PoseRange
 
 
 class CaptureRecord(nn.Module):
@@ -54,7 +52,7 @@ class CaptureRecord(nn.Module):
             "world_transform": identity,
             "world_scale": torch.tensor(1.0),
             "start_pose": identity,
-            "proof_poses": identity.repeat(PROOF_POSES, 1, 1),
+            "proof_poses": identity.repeat(PROOF_CAMERAS, 1, 1),
             "centre_box": torch.zeros(2, 3),
             "look_at": torch.zeros(3),
             "distance": torch.zeros(2),
@@ -69,6 +67,7 @@ class CaptureRecord(nn.Module):
         """Keep what decides the course of a forward pass as plain values: reading a buffer would stall a GPU."""
         self.is_unbounded = bool(self.unbounded)
         self.has_sphere = bool(self.scene_radius > 0)
+        self.is_measured = bool(self.depth_known)
 
     def record(self, **values: Tensor) -> None:
         """Overwrite buffers by name.

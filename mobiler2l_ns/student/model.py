@@ -1,13 +1,10 @@
-"""The nerfstudio Model: shows and measures the student and its teacher, whichever the phase or the viewer asks for."""
+"""The nerfstudio Model: the student and its teacher behind nerfstudio's interface."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -15,32 +12,21 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.base_model import Model, ModelConfig
-from nerfstudio.utils import colormaps
-from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.functional import mse_loss
 
 from mobiler2l_ns.capture.background import Background, BackgroundColour
-from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.geometry.cells import CoarserCells
-from mobiler2l_ns.geometry.rays import is_perspective
+from mobiler2l_ns.geometry.rays import LowResRays
 from mobiler2l_ns.metrics import LazyLPIPS, image_metrics, psnr
-from mobiler2l_ns.progress.phases import Phase
 from mobiler2l_ns.student.config import Execution, PruningSchedule, StudentConfig
+from mobiler2l_ns.student.display import Display, Outputs, error_map
+from mobiler2l_ns.student.losses import training_losses, training_outputs
 from mobiler2l_ns.student.renderer import Student
 from mobiler2l_ns.teacher.hash_grids import HashGrids
-from mobiler2l_ns.teacher.teacher import render_like_photo, render_teacher
+from mobiler2l_ns.teacher.render import render_like_photo, render_teacher
 
-Outputs = dict[str, Any]
-Shown = Literal["phase", "student", "teacher", "split", "error"]
-"""What the viewer shows: the model of the phase, one of the two, the teacher left of the student, or their
-difference."""
 NO_DEPTH = 1000.0
 """Depth of the student's pictures, nerfstudio's far plane: the viewer then draws the cameras over a light field, which
 has no depth that could hide them."""
-ERROR_RANGE = 0.25
-"""Mean absolute colour error that the error map shows as its brightest colour."""
 
 
 @dataclass
@@ -72,33 +58,15 @@ class MobileR2LModelConfig(StudentConfig, Execution, PruningSchedule, ModelConfi
         return Background(self.background_color, self.alpha)
 
 
-def squared_error(picture: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean squared error of (n, H, W, channels), where the mask (n, H, W) is 1."""
-    if mask is None:
-        return mse_loss(picture, target)
-    values = target.shape[-1] * mask.sum().clamp(min=1.0)
-    return ((picture - target) ** 2 * mask[..., None]).sum() / values
-
-
-@dataclass(frozen=True)
-class FrameTime:
-    """How long a picture of the student took on this device."""
-
-    seconds: float
-    width: int
-    height: int
-
-
 class MobileR2LModel(Model):
-    """Student and teacher behind nerfstudio's Model interface.
+    """Student and teacher.
 
-    In the teacher phase it is the teacher; afterwards the student, whose ray bundles are low-resolution rays of shape
-    (views, rows, columns). Metrics and losses carry the name of the one they belong to.
+    A bundle of photos' rays trains the teacher, a batch of low-resolution rays the student. Measured and shown is the
+    student as soon as it has begun to learn, until then the teacher.
 
     Attributes:
-        show: what a camera's picture shows; ``split`` is the teacher's share of its width when it shows both.
-        frame_time: of the newest picture of the student that was shown.
         learns_coarser: whether a step of training holds a coarser pitch beside the full one.
+        display: what the viewer shows.
     """
 
     config: MobileR2LModelConfig
@@ -106,14 +74,10 @@ class MobileR2LModel(Model):
     def populate_modules(self) -> None:
         super().populate_modules()
         self.student = Student(self.config, self.config)
-        self.phase = Phase.DISTIL
         self.learns_coarser = len(self.config.pitches) > 1
         self.lpips = LazyLPIPS()
-        self.show: Shown = "phase"
-        self.split = 0.5
-        self.frame_time: FrameTime | None = None
+        self.display = Display(self)
         self._comparing = False
-        self._warned: set[str] = set()
         # A teacher of another run stays out of the module tree, and so out of checkpoints and optimizers.
         self._loaded_teacher: tuple[Model, ...] = ()
 
@@ -129,9 +93,9 @@ class MobileR2LModel(Model):
         """The teacher, wherever it comes from."""
         return self._modules.get("teacher") or next(iter(self._loaded_teacher), None)  # type: ignore[return-value]
 
-    def background(self) -> Tensor:
-        """The colour transparent photos are laid over, (3,)."""
-        return torch.full((3,), 1.0 if self.config.background_color == "white" else 0.0)
+    def has_begun(self) -> bool:
+        """Whether the student has begun to learn: it knows how far its scene reaches."""
+        return self.student.capture.is_measured
 
     # Training
 
@@ -144,46 +108,16 @@ class MobileR2LModel(Model):
         trained_here = self._modules.get("teacher")
         return trained_here.get_training_callbacks(attributes) if isinstance(trained_here, Model) else []
 
-    def get_outputs(self, ray_bundle: RayBundle | Cameras) -> Outputs:
-        """Teacher: colours of rays. Student: ``rgb`` (views, H, W, 3) of low-resolution rays, or with alpha
-        premultiplied RGBA (views, H, W, 4)."""
-        assert isinstance(ray_bundle, RayBundle)
-        if self.phase is Phase.TEACHER:
-            return self.teacher(ray_bundle)
-        directions = ray_bundle.directions * ray_bundle.metadata["directions_norm"]
-        outputs = {"rgb": self.student(ray_bundle.origins, directions).permute(0, 2, 3, 1)}
-        if self.training and self.learns_coarser:
-            pitch = self.config.pitches[1 + int(torch.randint(len(self.config.pitches) - 1, ()))]
-            cells = CoarserCells.draw(directions.shape[1], directions.shape[2], self.config.stride, pitch)
-            coarser = self.student(ray_bundle.origins[:, :1, :1], cells.rays(directions), pitch)
-            outputs.update(coarser_rgb=coarser.permute(0, 2, 3, 1), coarser_cells=cells)
-        return outputs
-
-    def get_metrics_dict(self, outputs: Outputs, batch: dict) -> Outputs:
-        if self.phase is Phase.TEACHER:
-            return {f"teacher_{name}": value for name, value in self.teacher.get_metrics_dict(outputs, batch).items()}
-        image = batch["image"].to(self.device)
-        reference = "teacher" if self.phase is Phase.DISTIL else "photos_and_teacher"
-        # Where a mask hides the picture, take the student's own pixels: only the rest counts.
-        visible = batch["mask"].to(self.device)[..., None] if "mask" in batch else torch.ones_like(image[..., :1])
-        error = ((outputs["rgb"].detach() - image) ** 2 * visible)[..., :3]
-        squared = error.sum() / (3 * visible.sum())
-        return {f"student_psnr_to_{reference}": -10 * torch.log10(squared.clamp(min=1e-16))}
+    def get_outputs(self, ray_bundle: RayBundle | Cameras | LowResRays) -> Outputs:
+        """The teacher's outputs of photos' rays, or of low-resolution rays the student's, see ``training_outputs``."""
+        if isinstance(ray_bundle, LowResRays):
+            return training_outputs(self.student, ray_bundle, self.training and self.learns_coarser)
+        return self.teacher(ray_bundle)
 
     def get_loss_dict(self, outputs: Outputs, batch: dict, metrics_dict: Outputs | None = None) -> Outputs:
-        if self.phase is Phase.TEACHER:
-            metrics = {name.removeprefix("teacher_"): value for name, value in (metrics_dict or {}).items()}
-            losses = self.teacher.get_loss_dict(outputs, batch, metrics)
-            return {f"teacher_{name}": value for name, value in losses.items()}
-        image = batch["image"].to(self.device)
-        mask = batch["mask"].to(self.device) if "mask" in batch else None
-        losses = {"student_rgb_loss": squared_error(outputs["rgb"], image, mask)}
-        if "coarser_cells" in outputs:
-            cells = outputs["coarser_cells"]
-            coarser = cells.pictures(image), None if mask is None else cells.mask(mask)
-            error = squared_error(outputs["coarser_rgb"], *coarser)
-            losses["student_coarser_rgb_loss"] = self.config.coarser_weight * error
-        return losses
+        """Losses of the student's outputs."""
+        on_device = {name: batch[name].to(self.device) for name in ("image", "mask") if name in batch}
+        return training_losses(outputs, on_device, self.config.coarser_weight)
 
     # Looking
 
@@ -198,7 +132,7 @@ class MobileR2LModel(Model):
         finally:
             self.student.train(training)
         alpha = rgb[..., 3:] if self.config.alpha else torch.ones_like(rgb[..., :1])
-        rgb = (rgb[..., :3] + (1.0 - alpha) * self.background().to(rgb)).clamp(0.0, 1.0)
+        rgb = (rgb[..., :3] + (1.0 - alpha) * self.config.background.rgb.to(rgb)).clamp(0.0, 1.0)
         return {"rgb": rgb, "accumulation": alpha, "depth": torch.full_like(alpha, NO_DEPTH)}
 
     def render_teacher(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
@@ -208,78 +142,20 @@ class MobileR2LModel(Model):
         assert teacher is not None
         if obb_box is not None:
             return render_teacher(teacher, camera, obb_box=obb_box)
-        return render_like_photo(teacher, camera, self.background())
+        return render_like_photo(teacher, camera, self.config.background.rgb)
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
-        """What ``show`` asks for: by default the model of the phase.
-
-        Args:
-            camera: one camera of any size, focal length and principal point; it is not changed. Of one that is not
-                perspective the teacher's picture is shown.
-            obb_box: crops the teacher; a light field has no space to crop.
-
-        Returns:
-            ``rgb`` (H, W, 3), ``accumulation`` and ``depth`` (H, W, 1), exactly the camera's size.
-
-        Raises:
-            UserError: if the camera is not perspective and there is no teacher; the viewer, whose thread must live, is
-                shown a perspective camera's picture instead.
-        """
+        """What the viewer has chosen, see ``Display.picture``; while comparing, what is measured."""
+        if not self._comparing:
+            return self.display.picture(camera, obb_box)
         teacher = self.find_teacher()
-        shown = "phase" if self._comparing else self.show  # what somebody looks at is not what is measured
-        if shown == "phase" or (teacher is None and shown != "student"):
-            begun = self.phase is not Phase.TEACHER and bool(self.student.capture.depth_known)
-            shown = "student" if begun or teacher is None else "teacher"
-        if shown != "teacher" and not is_perspective(camera):
-            if teacher is None:
-                camera = self._perspective(camera)
-            else:
-                shown = "teacher"
-                self._warn_once("The student renders perspective cameras only: others show its teacher")
-        if shown == "student":
-            outputs = self._timed_student(camera)
-            if self._comparing and teacher is not None:
-                outputs["teacher_rgb"] = self.render_teacher(camera)["rgb"].to(outputs["rgb"])
-            return outputs
-        assert teacher is not None
-        if self._comparing and self.phase is Phase.TEACHER:
+        if self.display.resolve("phase") == "teacher":
+            assert teacher is not None
             return render_teacher(teacher, camera)  # its own metrics want its own background
-        theirs = self.render_teacher(camera, obb_box)
-        rgb = theirs["rgb"]
-        ones = torch.ones_like(rgb[..., :1])
-        outputs = {"rgb": rgb, "accumulation": theirs.get("accumulation", ones), "depth": theirs.get("depth", ones)}
-        if shown == "teacher":
-            return outputs
-        student = self._timed_student(camera)
-        if shown == "error":
-            error = (student["rgb"] - rgb).abs().mean(-1, keepdim=True)
-            return {**student, "rgb": colormaps.apply_float_colormap((error / ERROR_RANGE).clamp(0, 1), "turbo")}
-        cut = round(rgb.shape[1] * self.split)
-        return {name: torch.cat([outputs[name][:, :cut], student[name][:, cut:]], dim=1) for name in student}
-
-    def _perspective(self, camera: Cameras) -> Cameras:
-        """What the viewer is shown in place of a camera that is not perspective."""
-        # nerfstudio's commands render in the main thread, its viewer in threads of its own.
-        if threading.current_thread() is threading.main_thread():
-            raise UserError(
-                "The student renders perspective cameras only (no fisheye or 360° ones), and its teacher is not here: "
-                'give the camera path "camera_type": "perspective"'
-            )
-        self._warn_once("The student renders perspective cameras only: others are shown as one")
-        return self.student.perspective(camera)
-
-    def _warn_once(self, warning: str) -> None:
-        if warning not in self._warned:
-            self._warned.add(warning)
-            CONSOLE.print(f"[yellow]{warning}")
-
-    def _timed_student(self, camera: Cameras) -> Outputs:
-        begin = time.perf_counter()
-        outputs = self.render_student(camera)
-        float(outputs["rgb"][0, 0, 0])  # waits for the device
-        height, width = outputs["rgb"].shape[:2]
-        self.frame_time = FrameTime(time.perf_counter() - begin, width, height)
+        outputs = self.display.picture(camera, obb_box, show="phase")
+        if teacher is not None:
+            outputs["teacher_rgb"] = self.render_teacher(camera)["rgb"].to(outputs["rgb"])
         return outputs
 
     # Measuring
@@ -294,18 +170,18 @@ class MobileR2LModel(Model):
             self._comparing = False
 
     def get_image_metrics_and_images(self, outputs: Outputs, batch: dict) -> tuple[dict[str, float], Outputs]:
-        """Student (or in its phase the teacher) against the photo, and the student against the teacher."""
-        if self.phase is Phase.TEACHER:
-            metrics, images = self.teacher.get_image_metrics_and_images(outputs, batch)
+        """Student (or before it has begun, the teacher) against the photo, and the student against the teacher."""
+        if self.display.resolve("phase") == "teacher":
+            teacher = self.find_teacher()
+            assert teacher is not None
+            metrics, images = teacher.get_image_metrics_and_images(outputs, batch)
             return {f"teacher_{name}": value for name, value in metrics.items() if value == value}, images
-        photo = over_background(batch["image"].to(self.device), self.background())
+        photo = self.config.background.shown(batch["image"].to(self.device))
         rgb = outputs["rgb"]
         metrics, shown = image_metrics(rgb, photo, self.lpips), [photo, rgb]
         if "teacher_rgb" in outputs:
-            theirs = outputs["teacher_rgb"]
-            metrics["psnr_to_teacher"] = float(psnr(rgb, theirs))
-            metrics.update({f"teacher_{k}": v for k, v in image_metrics(theirs, photo, self.lpips).items()})
-            shown.insert(1, theirs)
-        error = (rgb - photo).abs().mean(-1, keepdim=True) / ERROR_RANGE
-        shown.append(colormaps.apply_float_colormap(error.clamp(0, 1), "turbo"))
-        return metrics, {"img": torch.cat(shown, dim=1)}
+            teacher_rgb = outputs["teacher_rgb"]
+            metrics["psnr_to_teacher"] = float(psnr(rgb, teacher_rgb))
+            metrics.update({f"teacher_{k}": v for k, v in image_metrics(teacher_rgb, photo, self.lpips).items()})
+            shown.insert(1, teacher_rgb)
+        return metrics, {"img": torch.cat([*shown, error_map(rgb, photo)], dim=1)}

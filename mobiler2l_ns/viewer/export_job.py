@@ -20,10 +20,8 @@ SPECIAL = re.compile(r"[\\`*{<\[]")
 def format_names() -> list[str]:
     """What mobiler2l-export can write with what is installed here; "all" of it last."""
     from mobiler2l_ns.export.formats.table import FORMATS
-    from mobiler2l_ns.plugin.export_commands import NS_EXPORT_COMMANDS
 
-    names = [name.removeprefix("mobiler2l-") for name in NS_EXPORT_COMMANDS]
-    return [name for name in names if name not in FORMATS or FORMATS[name].missing() is None]
+    return [*(name for name, form in FORMATS.items() if form.missing() is None), "all"]
 
 
 class ExportJob:

@@ -26,17 +26,16 @@ from nerfstudio.viewer.viewer_elements import (
 from viser import ClientHandle
 
 from mobiler2l_ns.progress import log as progress
-from mobiler2l_ns.student.model import Shown
+from mobiler2l_ns.student.display import Shown
 from mobiler2l_ns.viewer.export_job import ExportJob, format_names
 from mobiler2l_ns.viewer.frustums import Frustums
-from mobiler2l_ns.viewer.run_state import describe, looked_at, share_done
+from mobiler2l_ns.viewer.run import ViewedRun
+from mobiler2l_ns.viewer.run_state import describe, progress_of_checkpoint, share_done
 from mobiler2l_ns.viewer.strip import strip
 from mobiler2l_ns.viewer.viewer_frame import viewer_point
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
-
-    from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
 INTERVAL = 0.5
 """Seconds between two updates of the text."""
@@ -56,14 +55,14 @@ class Panel(ViewerControl):
     """Progress, what to show, pseudo views and export.
 
     Args:
-        pipeline: the run; the panel reads it, and sets what its model shows.
+        run: the panel reads it, and sets what its model shows.
     """
 
-    def __init__(self, pipeline: MobileR2LPipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, run: ViewedRun) -> None:
+        self._viewed = run
         self._installed = False
         self._job: ExportJob | None = None
-        self._looked_at: tuple[int, progress.Progress] | None = None
+        self._checkpoint_progress: tuple[int, progress.Progress] | None = None
         self._shown_views = -1
         self._pictures_due = 0.0
 
@@ -90,20 +89,21 @@ class Panel(ViewerControl):
         self._bar = self.viser_server.gui.add_progress_bar(0.0)
 
     def _add_show(self) -> None:
-        model, server = self._pipeline.model, self.viser_server
+        model, server = self._viewed.model, self.viser_server
         options = list(get_args(Shown)) if model.find_teacher() is not None else ["phase", "student"]
         hint = "phase: what is being trained; split: teacher left, student right; error: how they differ"
-        self._show = ViewerDropdown("Show", model.show, options, cb_hook=lambda _: self._choose(), hint=hint)
-        self._split = ViewerSlider("Split", model.split, 0.0, 1.0, 0.01, cb_hook=lambda _: self._choose())
+        display = model.display
+        self._show = ViewerDropdown("Show", display.show, options, cb_hook=lambda _: self._choose(), hint=hint)
+        self._split = ViewerSlider("Split", display.split, 0.0, 1.0, 0.01, cb_hook=lambda _: self._choose())
         self._show.install(server)
         self._split.install(server)
-        self._split.set_visible(model.show == "split")
+        self._split.set_visible(display.show == "split")
         self._frame = server.gui.add_markdown("")
 
     def _choose(self) -> None:
-        model = self._pipeline.model
-        model.show, model.split = self._show.value, self._split.value  # type: ignore[assignment]
-        self._split.set_visible(model.show == "split")
+        display = self._viewed.model.display
+        display.show, display.split = self._show.value, self._split.value  # type: ignore[assignment]
+        self._split.set_visible(display.show == "split")
         self.viewer._trigger_rerender()
 
     def _add_pseudo_views(self) -> None:
@@ -111,7 +111,7 @@ class Panel(ViewerControl):
         hint = "Orange: where pseudo views are taken from; white: the photos"
         self._cameras_shown = ViewerCheckbox("Cameras", visible, cb_hook=lambda _: self._toggle_cameras(), hint=hint)
         self._cameras_shown.install(server)
-        datamanager = self._pipeline.datamanager
+        datamanager = self._viewed.datamanager
         poses, view = datamanager.train_poses, datamanager.view
         distance = viewer_point((poses[:, :, 3] - datamanager.look_at).norm(dim=-1).median())
         scale = FRUSTUM_SHARE * float(distance)
@@ -140,7 +140,7 @@ class Panel(ViewerControl):
 
     def _place_camera(self, client: ClientHandle) -> None:
         """Start at the first photo with the student's field of view, just past the frustum that would hide the rest."""
-        datamanager = self._pipeline.datamanager
+        datamanager = self._viewed.datamanager
         first = datamanager.train_poses[0]
         centre, look_at = viewer_point(first[:, 3]), viewer_point(datamanager.look_at)
         ahead = viewer_point(-first[:, 2])
@@ -166,14 +166,14 @@ class Panel(ViewerControl):
     def update(self) -> None:
         """Bring the folder up to date; only what has changed is sent."""
         now = self._now()
-        pool = self._pipeline.datamanager.pool
+        pool = self._viewed.datamanager.pool
         _say(self._run, describe(now, pool))
-        done = round(100.0 * share_done(self._pipeline.plan, now), 1)
+        done = round(100.0 * share_done(self._viewed.plan, now), 1)
         if self._bar.value != done:
             self._bar.value = done
-        frame = self._pipeline.model.frame_time
+        frame = self._viewed.model.display.frame_time
         if frame is not None:
-            device = self._pipeline.model.device.type
+            device = self._viewed.model.device.type
             _say(self._frame, f"Student: {frame.seconds * 1e3:.0f} ms for {frame.width} x {frame.height} on {device}")
         if self._job is not None:
             self._show_export()
@@ -184,14 +184,15 @@ class Panel(ViewerControl):
 
     def _now(self) -> progress.Progress:
         if self.viewer.trainer is not None:
-            return self._pipeline.log.now
-        if self._looked_at is None or self._looked_at[0] != self.viewer.step:
+            return self._viewed.log.now
+        if self._checkpoint_progress is None or self._checkpoint_progress[0] != self.viewer.step:
             log = self._config.parent / progress.FILE
-            self._looked_at = self.viewer.step, looked_at(self._pipeline.plan, self.viewer.step, log)
-        return self._looked_at[1]
+            shown = progress_of_checkpoint(self._viewed.plan, self.viewer.step, log)
+            self._checkpoint_progress = self.viewer.step, shown
+        return self._checkpoint_progress[1]
 
     def _describe_pool(self) -> str:
-        datamanager = self._pipeline.datamanager
+        datamanager = self._viewed.datamanager
         pool, reason = datamanager.pool, datamanager.sampler_reason
         if pool is not None:
             return f"{len(pool)} of {pool.capacity} in the pool, {pool.rendered} rendered  \n{reason}"
@@ -200,7 +201,7 @@ class Panel(ViewerControl):
         return f"Rendered when distillation begins; the cameras are samples  \n{reason}"
 
     def _show_pseudo_views(self) -> None:
-        datamanager = self._pipeline.datamanager
+        datamanager = self._viewed.datamanager
         pool = datamanager.pool
         views = 0 if pool is None else pool.rendered
         if views == self._shown_views:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 from mobiler2l_ns.pool.pseudo_views import PseudoViewPool
-from mobiler2l_ns.progress.log import CURVES, Progress, read_log
+from mobiler2l_ns.progress.log import CURVES, Progress, duration, read_log
 from mobiler2l_ns.progress.phases import PhasePlan
 
 
-def looked_at(plan: PhasePlan, step: int, log: Path) -> Progress:
+def progress_of_checkpoint(plan: PhasePlan, step: int, log: Path) -> Progress:
     """The state of a run that is only looked at.
 
     Args:
@@ -54,13 +53,9 @@ def describe(progress: Progress, pool: PseudoViewPool | None) -> str:
         elif progress.steps_per_second is not None:
             words.append(f"{progress.steps_per_second:.1f} steps/s")
         if progress.seconds_left is not None:
-            words.append(f"{_duration(progress.seconds_left)} left")
+            words.append(f"{duration(progress.seconds_left)} left")
     if progress.activity in ("finished", "stopped") and progress.seconds:
-        words.append(f"trained for {_duration(progress.seconds)}")
+        words.append(f"trained for {duration(progress.seconds)}")
     lines = [" · ".join(words)]
     lines += [f"{CURVES[curve]}: {psnr:.2f} dB" for curve, psnr in progress.psnr.items() if curve in CURVES]
     return "  \n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

@@ -20,9 +20,10 @@ from nerfstudio.models.base_model import Model
 from PIL import Image
 from torch.nn import functional
 
-from mobiler2l_ns.capture.photos import is_cut_out, over_background
+from mobiler2l_ns.capture.background import Background, is_cut_out, lay_over
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.teacher.teacher import LoadedTeacher, check_teacher, render_like_photo, render_pseudo_view
+from mobiler2l_ns.teacher.loaded import LoadedTeacher, check_teacher
+from mobiler2l_ns.teacher.render import render_like_photo, render_pseudo_view
 
 WHITE, BLACK = torch.ones(3), torch.zeros(3)
 
@@ -81,18 +82,17 @@ def test_a_teacher_learns_cut_outs_over_the_students_background(
     assert model.teacher.renderer_rgb.background_color == ("random" if alpha else background)
     # To look at, to measure and to learn, its pictures stand over what the photos stand over.
     camera = pipeline.datamanager.train_dataset.cameras[:1]
-    outputs = render_pseudo_view(model.teacher, camera, None)
+    outputs = render_pseudo_view(model.teacher, camera, Background(alpha=True))
     rgba = outputs["picture"]
-    expected = rgba[..., :3] + (1.0 - rgba[..., 3:]) * model.background()
+    expected = rgba[..., :3] + (1.0 - rgba[..., 3:]) * model.config.background.rgb
     assert 0.001 < float(rgba[..., 3].mean()) < 0.99
-    model.show = "teacher"
+    model.display.show = "teacher"
     with model.comparing():
         for rgb in (model.get_outputs_for_camera(camera)["rgb"], model.render_teacher(camera)["rgb"]):
             torch.testing.assert_close(rgb, expected, atol=1e-5, rtol=0)
-    pipeline.datamanager.load_selection_photos(model.background())
-    *_, photo, _ = pipeline.datamanager.selection_photos.take(torch.tensor([0]), "cpu")
+    photo = pipeline.datamanager.load_selection_photos().take(torch.tensor([0]), "cpu").pictures
     corner = photo[0, 0, 0]  # where the photos are transparent
-    assert torch.equal(corner, torch.zeros(4) if alpha else model.background())
+    assert torch.equal(corner, torch.zeros(4) if alpha else model.config.background.rgb)
 
 
 def test_opaque_photos_leave_the_teachers_background_alone(make_config, cut_outs, tmp_path):
@@ -134,7 +134,7 @@ class Knowing(Model):
         rgba = self.dataset.get_data(index)["image"].permute(2, 0, 1)[None]
         rgba = functional.interpolate(rgba, size, mode="area")[0].permute(1, 2, 0)
         background = {} if self.config is None else {"background": self.colour.expand(*size, 3)}
-        return {"rgb": over_background(rgba, self.colour), "accumulation": rgba[..., 3:], **background}
+        return {"rgb": lay_over(rgba, self.colour), "accumulation": rgba[..., 3:], **background}
 
 
 @pytest.mark.parametrize("background", [WHITE, BLACK])
@@ -145,7 +145,7 @@ def test_a_teacher_of_cut_outs_is_judged_over_its_own_background(make_config, cu
     for teacher in (Knowing(dataset, background), anywhere):
         check_teacher(LoadedTeacher(teacher, dataset._dataparser_outputs, None), dataset, background)
     camera = dataset.cameras[:1]
-    photo = over_background(dataset.get_data(0)["image"], background)
+    photo = lay_over(dataset.get_data(0)["image"], background)
     torch.testing.assert_close(render_like_photo(anywhere, camera, background)["rgb"], photo, atol=1e-5, rtol=0)
 
 
@@ -192,8 +192,8 @@ def test_a_run_with_a_teacher_of_cut_outs_has_one_background(make_config, cut_ou
     monkeypatch.setattr("mobiler2l_ns.run.pipeline.load_teacher", lambda *_: loaded)
     pipeline = config.setup(device="cpu", test_mode="val")
     assert "Transparent photos are laid over black, as by the teacher" in " ".join(capsys.readouterr().out.split())
-    pipeline.datamanager.load_selection_photos(pipeline.model.background())
-    *_, photo, _ = pipeline.datamanager.selection_photos.take(torch.tensor([0]), "cpu")
+    pipeline.datamanager.load_selection_photos(pipeline.model.config.background.rgb)
+    photo = pipeline.datamanager.load_selection_photos().take(torch.tensor([0]), "cpu").pictures
     _, (index, *_) = pipeline.datamanager.split_photos(len(dataset))
     picture = pipeline._render(dataset.cameras[index : index + 1])["picture"]
     torch.testing.assert_close(picture, photo[0, :52, :52], atol=0.5 / 255 + 1e-6, rtol=0)

@@ -8,9 +8,10 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch.nn import functional
 
-from mobiler2l_ns.capture.photos import Photos, fit_photo, over_background, premultiply
+from mobiler2l_ns.capture.background import Background, lay_over, premultiply
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.geometry.rays import camera_rays
+from mobiler2l_ns.pool.photos import PhotoPool, fit_photo
 
 VIEW = PictureGeometry(height=60, width=84, fx=90.0, fy=95.0, cx=40.0, cy=31.0, stride=8)
 
@@ -64,19 +65,20 @@ def test_the_grid_may_begin_anywhere_within_a_block(k1, place):
     data = {"image": direction_photo(taken) / 4 + 0.5, "mask": torch.ones(64, 88, 1)}
     data["mask"][20:, 30:] = 0.0
     dataset: Any = SimpleNamespace(cameras=taken, get_data=lambda index: data)
-    photos = Photos(dataset, [0], whole, torch.ones(3))
-    origins, directions, pictures, masks = photos.take(torch.tensor([0, 0]), "cpu", place)
+    photos = PhotoPool(dataset, [0], whole, Background())
+    (origins, directions), pictures, masks = photos.take(torch.tensor([0, 0]), "cpu", place)
     rows, columns = (8, 11) if place is None else (7, 10)
     assert pictures.shape == (2, 8 * rows, 8 * columns, 3) and origins.shape == (2, 1, 1, 3)
     blocks = functional.avg_pool2d(pictures.permute(0, 3, 1, 2), 8).permute(0, 2, 3, 1)
     torch.testing.assert_close(directions, 4 * (blocks - 0.5), atol=6e-3, rtol=0)
     down, right = place or (0, 0)
+    assert masks is not None
     assert torch.equal(masks[1], data["mask"][down : down + 8 * rows, right : right + 8 * columns, 0])
 
 
 def test_transparent_photos_are_laid_over_the_background():
     rgba = torch.tensor([[[0.2, 0.4, 0.6, 0.25]]])
-    torch.testing.assert_close(over_background(rgba, torch.ones(3))[0, 0], torch.tensor([0.8, 0.85, 0.9]))
+    torch.testing.assert_close(lay_over(rgba, torch.ones(3))[0, 0], torch.tensor([0.8, 0.85, 0.9]))
     torch.testing.assert_close(premultiply(rgba)[0, 0], torch.tensor([0.05, 0.1, 0.15, 0.25]))
     rgb = torch.rand(2, 2, 3)
-    assert over_background(rgb, torch.ones(3)) is rgb
+    assert lay_over(rgb, torch.ones(3)) is rgb

@@ -9,13 +9,12 @@ from mobiler2l_ns.capture.pose_samplers import (
     ForwardFacingSampler,
     InterpolateSampler,
     OrbitSampler,
-    covered_arc,
     describe_poses,
     look_at_point,
     look_at_poses,
     make_pose_sampler,
-    pose_range,
 )
+from mobiler2l_ns.geometry.pose_range import covered_arc, pose_range
 
 UP = torch.tensor([0.0, 0.0, 1.0])
 CENTRE = torch.tensor([0.5, -0.3, 0.2])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
-from mobiler2l_ns.geometry.rays import as_ray_bundle, camera_rays, grid_size, pinhole_rays
+from mobiler2l_ns.geometry.rays import LowResRays, camera_rays, grid_size, pinhole_rays
 
 
 def poses(count=3):
@@ -68,9 +68,9 @@ def test_directions_have_length_one_along_the_optical_axis():
     torch.testing.assert_close(along, torch.ones_like(along))
 
 
-def test_a_ray_bundle_gives_the_rays_back():
-    origins, directions = camera_rays(cameras(), 8)
-    bundle = as_ray_bundle(origins, directions)
-    assert bundle.shape == (3, 4, 6)
-    torch.testing.assert_close(bundle.directions.norm(dim=-1), torch.ones(3, 4, 6))
-    torch.testing.assert_close(unnormalised(bundle), directions)
+def test_batches_of_rays_are_joined_one_after_the_other():
+    first, second = camera_rays(cameras(), 8), camera_rays(cameras(), 8)
+    joined = LowResRays.join([first, second])
+    assert joined.count == first.count + second.count == 2 * 3 * 4 * 6
+    torch.testing.assert_close(joined.directions[:3], first.directions)
+    torch.testing.assert_close(joined.origins[3:], second.origins)

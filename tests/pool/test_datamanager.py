@@ -10,12 +10,11 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.utils import comms
 from torch.nn import functional
 
+from mobiler2l_ns.capture.background import Background
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.pool.datamanager import MobileR2LDataManagerConfig
-from mobiler2l_ns.progress.phases import Phase
-from mobiler2l_ns.student.config import StudentConfig
 
-PAPER = StudentConfig()
+STRIDE = 8
 
 
 class CountingTeacher:
@@ -38,9 +37,9 @@ def config(demo_scene):
     )
 
 
-def set_up(config, teacher=None, test_mode="val", student=PAPER):
+def set_up(config, teacher=None, test_mode="val", background=Background()):  # noqa: B008
     datamanager = config.setup(device="cpu", test_mode=test_mode)
-    datamanager.connect(student, teacher)
+    datamanager.connect(STRIDE, background, teacher)
     return datamanager
 
 
@@ -67,7 +66,6 @@ def test_the_pool_goes_to_the_gpu_if_what_is_kept_of_it_fits(config, monkeypatch
 def test_the_pool_is_filled_once_and_bounded(config):
     teacher = CountingTeacher()
     datamanager = set_up(config, teacher)
-    datamanager.phase = Phase.DISTIL
     datamanager.fill_pool()
     datamanager.fill_pool()
     assert teacher.pictures == 5 == len(datamanager.pool)
@@ -79,18 +77,17 @@ def test_a_student_with_alpha_of_an_opaque_teacher_is_announced(config, capsys, 
         shape = (int(camera.height), int(camera.width))
         return {"picture": torch.full((*shape, 4), alpha), "depth": torch.full((*shape, 1), 4.0)}
 
-    set_up(config, paint, student=replace(PAPER, alpha=True)).fill_pool()
+    set_up(config, paint, background=Background(alpha=True)).fill_pool()
     assert ("nothing transparent" in " ".join(capsys.readouterr().out.split())) is warned
 
 
 def test_a_batch_pairs_pictures_with_the_rays_of_their_poses(config):
     datamanager = set_up(replace(config, shift_grid=False), CountingTeacher())
-    datamanager.phase = Phase.DISTIL
     datamanager.fill_pool()
-    rays, batch = datamanager.next_train(0)
-    assert rays.shape == (3, 7, 7) and batch["image"].shape == (3, 56, 56, 3)
+    rays, pictures, masks = datamanager.pseudo_batch()
+    assert rays.directions.shape == (3, 7, 7, 3) and pictures.shape == (3, 56, 56, 3)
     colour = rays.origins[:, 0, 0] / 12 + 0.5
-    torch.testing.assert_close(batch["image"][:, 10, 20], colour, atol=0.5 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(pictures[:, 10, 20], colour, atol=0.5 / 255 + 1e-6, rtol=0)
     assert datamanager.get_train_rays_per_batch() == 3 * 7 * 7
 
 
@@ -104,41 +101,38 @@ def paint_directions(camera):
 @pytest.mark.parametrize("shift", [True, False])
 def test_a_shifted_grids_rays_go_through_the_middle_of_their_blocks(config, shift):
     datamanager = set_up(replace(config, shift_grid=shift), paint_directions)
-    datamanager.phase = Phase.DISTIL
     datamanager.fill_pool()
-    for step in range(8):
-        rays, batch = datamanager.next_train(step)
+    for _ in range(8):
+        rays, pictures, masks = datamanager.pseudo_batch()
         rows = 7 - shift
         assert datamanager.get_train_rays_per_batch() == 3 * rows * rows
-        assert rays.shape == (3, rows, rows) and batch["image"].shape == (3, 8 * rows, 8 * rows, 3)
-        directions = rays.directions * rays.metadata["directions_norm"]
-        blocks = functional.avg_pool2d(batch["image"].permute(0, 3, 1, 2), 8).permute(0, 2, 3, 1)
-        torch.testing.assert_close(directions, 4 * (blocks - 0.5), atol=6e-3, rtol=0)
-        assert "mask" not in batch
+        assert rays.directions.shape == (3, rows, rows, 3) and pictures.shape == (3, 8 * rows, 8 * rows, 3)
+        blocks = functional.avg_pool2d(pictures.permute(0, 3, 1, 2), 8).permute(0, 2, 3, 1)
+        torch.testing.assert_close(rays.directions, 4 * (blocks - 0.5), atol=6e-3, rtol=0)
+        assert masks is None
 
 
 @pytest.mark.parametrize(("shift", "places"), [(True, 16), (False, 1)])
 def test_a_shifted_grid_lies_elsewhere_in_every_step(config, shift, places):
     datamanager = set_up(replace(config, shift_grid=shift, pool_views=1, views_per_batch=1), paint_directions)
-    datamanager.phase = Phase.DISTIL
     datamanager.fill_pool()
-    corners = {tuple(datamanager.next_train(step)[0].directions[0, 0, 0].tolist()) for step in range(40)}
+    corners = {tuple(datamanager.pseudo_batch().rays.directions[0, 0, 0].tolist()) for _ in range(40)}
     assert len(corners) >= places
 
 
 @pytest.mark.parametrize("shift", [True, False])
 def test_photos_and_pseudo_views_of_a_batch_share_its_grid(config, shift):
     datamanager = set_up(replace(config, shift_grid=shift, photo_share=0.5, views_per_batch=2), paint_directions)
-    datamanager.phase = Phase.FINETUNE
     datamanager.fill_pool()
-    datamanager.load_photos(torch.ones(3))
+    datamanager.load_photos()
     rows = 7 - shift
-    for step in range(4):
-        rays, batch = datamanager.next_train(step)
-        assert rays.shape == (2, rows, rows) and batch["image"].shape == (2, 8 * rows, 8 * rows, 3)
+    for _ in range(4):
+        rays, pictures, masks = datamanager.mixed_batch()
+        assert rays.directions.shape == (2, rows, rows, 3) and pictures.shape == (2, 8 * rows, 8 * rows, 3)
         assert datamanager.get_train_rays_per_batch() == 2 * rows * rows
         # Photo and pseudo view have the same camera, turned: the angles between their rays are the same.
-        first, second = (view @ view[0, 0] for view in rays.directions)
+        unit = functional.normalize(rays.directions, dim=-1)
+        first, second = (view @ view[0, 0] for view in unit)
         torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
 
 
@@ -146,10 +140,9 @@ def test_photos_and_pseudo_views_of_a_batch_share_its_grid(config, shift):
 def test_the_pool_is_refreshed_at_its_rate(config, rate, expected):
     teacher = CountingTeacher()
     datamanager = set_up(replace(config, refresh_rate=rate, refresh_share=1.0), teacher)
-    datamanager.phase = Phase.DISTIL
     datamanager.fill_pool()
-    for step in range(8):
-        datamanager.next_train(step)
+    for _ in range(8):
+        datamanager.pseudo_batch()
     assert teacher.pictures == 5 + expected and len(datamanager.pool) == 5
 
 
@@ -162,11 +155,10 @@ def test_a_slow_teacher_refreshes_the_pool_in_its_share_of_the_time_only(config,
         return paint_directions(camera)
 
     datamanager = set_up(replace(config, refresh_rate=1.0, refresh_share=0.25), paint_slowly)
-    datamanager.phase = Phase.DISTIL
     datamanager.fill_pool()
     filled, begun = datamanager.pool.rendered, clock[0]
-    for step in range(200):
-        datamanager.next_train(step)
+    for _ in range(200):
+        datamanager.pseudo_batch()
         clock[0] += 1.0
     rendering = 3.0 * (datamanager.pool.rendered - filled)
     assert rendering / (clock[0] - begun) == pytest.approx(0.25, abs=0.02)
@@ -176,25 +168,23 @@ def test_a_slow_teacher_refreshes_the_pool_in_its_share_of_the_time_only(config,
 def test_fine_tuning_mixes_photos_and_pseudo_views(config, share, expected):
     datamanager = set_up(replace(config, photo_share=share, shift_grid=False), CountingTeacher())
     datamanager.fill_pool()
-    datamanager.load_photos(torch.ones(3))
-    datamanager.phase = Phase.FINETUNE
+    datamanager.load_photos()
     photos = total = 0
-    for step in range(200):
-        _, batch = datamanager.next_train(step)
+    for _ in range(200):
+        masks = datamanager.mixed_batch().masks
         total += 3
-        if "mask" in batch:
-            photos += int((batch["mask"].mean((1, 2)) < 1).sum())  # 52 of 56 pixels are photo
+        if masks is not None:
+            photos += int((masks.mean((1, 2)) < 1).sum())  # 52 of 56 pixels are photo
     assert photos / total == pytest.approx(expected, abs=0.06)
 
 
 @pytest.mark.parametrize(("coarsest", "shift", "fits"), [(6.0, True, True), (7.0, True, False), (7.0, False, True)])
 def test_a_pitch_whose_cell_is_larger_than_the_picture_is_refused(config, coarsest, shift, fits):
-    student = replace(PAPER, pitches=(1.0, coarsest))
-    datamanager = set_up(replace(config, shift_grid=shift), CountingTeacher(), student=student)
+    datamanager = set_up(replace(config, shift_grid=shift), CountingTeacher())
     if fits:
-        return datamanager.check_pitches()
+        return datamanager.check_pitches(coarsest)
     with pytest.raises(UserError, match="52 x 52 pixels are too small to be learned at pitch 7 as well"):
-        datamanager.check_pitches()
+        datamanager.check_pitches(coarsest)
 
 
 def test_a_cached_pool_is_measured_on_a_few_views_of_its_own(config, tmp_path):
@@ -209,11 +199,11 @@ def test_a_cached_pool_is_measured_on_a_few_views_of_its_own(config, tmp_path):
 
 
 def test_alpha_needs_photos_that_have_it(config, monkeypatch):
-    datamanager = set_up(config, CountingTeacher(), student=StudentConfig(alpha=True))
-    datamanager.load_photos(torch.ones(3))
+    datamanager = set_up(config, CountingTeacher(), background=Background(alpha=True))
+    datamanager.load_photos()
     straight = torch.from_numpy(datamanager.train_dataset.get_numpy_image(0)) / 255.0
     expected = torch.cat([straight[..., :3] * straight[..., 3:], straight[..., 3:]], dim=-1)
-    _, _, premultiplied, _ = datamanager.photos.take(torch.tensor([0]), "cpu")
+    premultiplied = datamanager.photos.take(torch.tensor([0]), "cpu").pictures
     torch.testing.assert_close(premultiplied[0, :52, :52], expected, atol=0.5 / 255 + 1e-6, rtol=0)
     datamanager.check_photos()
     opaque = datamanager.train_dataset.get_numpy_image(0)[..., :3]

@@ -16,7 +16,7 @@ import torch
 from html_page import Page
 from nerfstudio.utils import writer
 from PIL import Image
-from short_run import load_script, open_run, train
+from short_run import load_script, load_student, open_run, train
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.plugin.export_commands import NS_EXPORT_COMMANDS
@@ -24,7 +24,6 @@ from mobiler2l_ns.progress.log import FILE, read_log
 from mobiler2l_ns.report import charts, packages
 from mobiler2l_ns.report.history import History
 from mobiler2l_ns.report.measure import spread
-from mobiler2l_ns.run.opening import load_student
 from mobiler2l_ns.student.network import measure_cost
 
 

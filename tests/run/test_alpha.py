@@ -7,24 +7,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from mobiler2l_ns.export.formats.table import FORMATS
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.nerfacto import NerfactoModelConfig
-from short_run import load_script, open_run, train
+from short_run import load_script, load_student, open_run, train
 
-from mobiler2l_ns.capture.photos import premultiply
+from mobiler2l_ns.capture.background import Background, premultiply
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.formats.table import FORMATS
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.export.proof import Reference
 from mobiler2l_ns.export.proof_photos import load_proof_photos
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.metrics import psnr
-from mobiler2l_ns.run.opening import load_student
-from mobiler2l_ns.saved_run import read_run_config
+from mobiler2l_ns.saved_run import SavedRun
 from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.renderer import Student
-from mobiler2l_ns.teacher.teacher import for_objects, lazy_lpips, render_pseudo_view, render_teacher
+from mobiler2l_ns.teacher.nerfacto import for_objects, lazy_lpips
+from mobiler2l_ns.teacher.render import render_pseudo_view, render_teacher
 
 
 def nerfacto():
@@ -42,11 +42,11 @@ def camera() -> Cameras:
 
 def test_the_teachers_picture_over_white_is_its_own():
     teacher = nerfacto()  # renders over white
-    rgba = render_pseudo_view(teacher, camera(), background=None)["picture"]
+    rgba = render_pseudo_view(teacher, camera(), background=Background(alpha=True))["picture"]
     rgb = render_teacher(teacher, camera())["rgb"]
     assert rgba.shape == (10, 12, 4) and 0.0 < float(rgba[..., 3].mean()) < 0.99
     torch.testing.assert_close(rgba[..., :3] + 1.0 - rgba[..., 3:], rgb, atol=1e-5, rtol=0)
-    assert torch.equal(render_pseudo_view(teacher, camera(), background=torch.ones(3))["picture"], rgb)
+    assert torch.equal(render_pseudo_view(teacher, camera(), background=Background())["picture"], rgb)
 
 
 def test_a_teacher_that_cannot_tell_is_refused():
@@ -54,7 +54,7 @@ def test_a_teacher_that_cannot_tell_is_refused():
     full = teacher.get_outputs_for_camera
     teacher.get_outputs_for_camera = lambda c, obb_box=None: {"rgb": full(c)["rgb"]}  # type: ignore[method-assign]
     with pytest.raises(UserError, match="gives no accumulation"):
-        render_pseudo_view(teacher, camera(), background=None)
+        render_pseudo_view(teacher, camera(), background=Background(alpha=True))
 
 
 def test_its_colours_are_right_over_black_white_and_a_photo():
@@ -130,7 +130,7 @@ def test_the_same_student_is_packaged_at_half_its_size(alpha_run, tmp_path):
 
 def test_packages_are_compared_with_photos_over_white(alpha_run, tmp_path):
     student = load_student(alpha_run)
-    photos = load_proof_photos(read_run_config(alpha_run), student)
+    photos = load_proof_photos(SavedRun.open(alpha_run).config, student)
     assert all(photo is not None and photo.picture.shape == (4, 52, 52) for photo in photos)
     reference = Reference(student, photos)
     (file,) = export_packages(student, [Request("onnx", sizes=((26, 26),))], tmp_path, reference)

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 import torch
 from nerfstudio.utils import comms
-from short_run import open_run
+from short_run import load_student, open_run
 from two_ranks import console_file, train_on_two_ranks
-
-from mobiler2l_ns.run.opening import load_student
 
 TEACHER, DISTIL, FINETUNE = 4, 10, 4
 TOTAL, MORE = TEACHER + DISTIL + FINETUNE, 2

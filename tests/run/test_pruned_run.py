@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from nerfstudio.utils import writer
-from short_run import open_run
+from short_run import load_student, open_run
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.package import Request, export_packages
-from mobiler2l_ns.run.opening import load_student
 from mobiler2l_ns.student.network import measure_cost
 from mobiler2l_ns.student.pruning import GROUP
 

@@ -17,7 +17,7 @@ from short_run import PHASES, open_run, train
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.progress.phases import Phase
-from mobiler2l_ns.teacher.teacher import load_teacher
+from mobiler2l_ns.teacher.loaded import load_teacher
 
 TOTAL = sum(PHASES.values())
 
@@ -317,7 +317,7 @@ def test_a_run_whose_teacher_is_gone_still_shows_its_student(make_config, nerfac
     pipeline, _ = open_run(trained)
     assert pipeline.model.find_teacher() is None
     assert "Only the student is shown. No run at" in " ".join(capsys.readouterr().out.split())
-    pipeline.model.show = "teacher"
+    pipeline.model.display.show = "teacher"
     camera = pipeline.model.student.training_camera(pipeline.model.student.capture.start_pose)
     assert pipeline.model.get_outputs_for_camera(camera)["rgb"].shape == (52, 52, 3)
 

@@ -34,7 +34,7 @@ def test_what_is_looked_at_is_not_what_is_measured(finished_run):
     model, camera = pipeline.model, pipeline.model.student.training_camera(pipeline.model.student.capture.start_pose)
     with model.comparing():
         expected = model.get_outputs_for_camera(camera)
-        for model.show in ("teacher", "split", "error"):
+        for model.display.show in ("teacher", "split", "error"):
             measured = model.get_outputs_for_camera(camera)
             assert measured.keys() == expected.keys() and torch.equal(measured["rgb"], expected["rgb"])
 

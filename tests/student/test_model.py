@@ -8,12 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
-from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.geometry.rays import as_ray_bundle
+from mobiler2l_ns.geometry.rays import LowResRays
 from mobiler2l_ns.student.model import MobileR2LModel, MobileR2LModelConfig
 
 BOX = SceneBox(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3]))
@@ -53,7 +52,7 @@ OTHERS = [CameraType.FISHEYE, CameraType.EQUIRECTANGULAR]
 @pytest.mark.parametrize("show", ["phase", "student", "split", "error"])
 def test_of_other_cameras_than_perspective_the_teacher_is_shown(model, capsys, kind, show):
     model.add_teacher(Grey(), trained_here=False)
-    model.show = show
+    model.display.show = show
     for _ in range(2):
         outputs = model.get_outputs_for_camera(camera(kind))
         assert outputs["depth"].shape == outputs["accumulation"].shape == (24, 30, 1)
@@ -87,13 +86,13 @@ def test_the_viewers_thread_lives_on_a_perspective_camera_in_their_place(model, 
 SEVERAL = MobileR2LModelConfig(width=8, num_blocks=1, sr_channels=(8,), sr_blocks=1, pitches=(1.0, 1.5, 2.0))
 
 
-def low_res_batch(config: MobileR2LModelConfig) -> tuple[RayBundle, dict[str, torch.Tensor]]:
+def low_res_batch(config: MobileR2LModelConfig) -> tuple[LowResRays, dict[str, torch.Tensor]]:
     """Rays of 6 x 7 blocks of two views, random pictures, and a mask that hides a corner."""
     directions = torch.cat([torch.randn(2, 6, 7, 2), -torch.ones(2, 6, 7, 1)], dim=-1)
     height, width = 6 * config.stride, 7 * config.stride
     mask = torch.ones(2, height, width)
     mask[0, : config.stride, : config.stride] = 0.0
-    rays = as_ray_bundle(torch.randn(2, 1, 1, 3), directions)
+    rays = LowResRays(torch.randn(2, 1, 1, 3), directions)
     return rays, {"image": torch.rand(2, height, width, 3), "mask": mask}
 
 
@@ -108,7 +107,7 @@ def test_each_step_of_a_student_with_several_pitches_holds_a_coarser_one():
         pitches.add(cells.pitch)
         seen, image, mask = outputs["coarser_rgb"], cells.pictures(batch["image"]), cells.mask(batch["mask"])
         assert seen.shape == image.shape == (*mask.shape, 3)
-        directions = cells.rays(rays.directions * rays.metadata["directions_norm"])
+        directions = cells.rays(rays.directions)
         torch.testing.assert_close(
             seen, model.student(rays.origins[:, :1, :1], directions, cells.pitch).permute(0, 2, 3, 1)
         )

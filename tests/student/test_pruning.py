@@ -12,9 +12,9 @@ from torch import nn
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.run.distributed import mean_of_ranks
-from mobiler2l_ns.run.finetune import BestStudent
 from mobiler2l_ns.run.optimizer import MuonOptimizerConfig
-from mobiler2l_ns.student.config import StudentConfig
+from mobiler2l_ns.run.selection import BestStudent
+from mobiler2l_ns.student.config import PruningSchedule, StudentConfig
 from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork, measure_cost
 from mobiler2l_ns.student.pruning import Pruning, channel_moments, choose, importance, prune, remove, smallest_macs
 from mobiler2l_ns.student.renderer import Student
@@ -302,14 +302,14 @@ def test_a_single_device_averages_nothing():
 
 
 def test_one_share_is_reached_in_four_rounds():
-    pruning = Pruning(replace(SMALL, prune=(0.2,), prune_between=(0.6, 0.9)))
-    places, shares = zip(*pruning.rounds(), strict=True)
-    assert places == pytest.approx((0.6, 0.7, 0.8, 0.9)) and shares == pytest.approx((0.05, 0.1, 0.15, 0.2))
+    pruning = Pruning(SMALL, PruningSchedule(prune=(0.2,), prune_between=(0.6, 0.9)))
+    progress, shares = zip(*pruning.rounds(), strict=True)
+    assert progress == pytest.approx((0.6, 0.7, 0.8, 0.9)) and shares == pytest.approx((0.05, 0.1, 0.15, 0.2))
     assert [pruning.share(progress) for progress in (-1.0, 0.0, 0.59, 0.65, 0.95)] == [0.0, 0.0, 0.0, 0.05, 0.2]
 
 
 def test_a_schedule_is_one_round_a_share_and_due_until_the_network_is_that_small():
-    pruning = Pruning(replace(SMALL, prune=(0.1, 0.25)))
+    pruning = Pruning(SMALL, PruningSchedule(prune=(0.1, 0.25)))
     network = trained(SMALL)
     whole = network.macs()
     assert pruning.rounds() == [(0.65, 0.1), (0.85, 0.25)]
@@ -321,15 +321,15 @@ def test_a_schedule_is_one_round_a_share_and_due_until_the_network_is_that_small
 
 
 def test_the_backbone_is_grown_before_the_first_round():
-    assert Pruning(SMALL).until((0.4, 0.6, 0.8)) == (0.4, 0.6, 0.8)
-    pruning = Pruning(replace(SMALL, prune=(0.2,), prune_between=(0.5, 0.7)))
+    assert Pruning(SMALL, PruningSchedule()).until((0.4, 0.6, 0.8)) == (0.4, 0.6, 0.8)
+    pruning = Pruning(SMALL, PruningSchedule(prune=(0.2,), prune_between=(0.5, 0.7)))
     assert pruning.until((0.4, 0.6, 0.8)) == pytest.approx((0.225, 0.3375, 0.45))
     assert pruning.until((0.2, 0.4)) == (0.2, 0.4) and pruning.until(()) == ()
 
 
 @pytest.mark.parametrize("shares", [(), (0.0,)])
 def test_without_a_share_nothing_is_ever_due(shares):
-    pruning = Pruning(replace(SMALL, prune=shares))
+    pruning = Pruning(SMALL, PruningSchedule(prune=shares))
     assert pruning.due(StudentNetwork(SMALL), 1.0) is None and pruning.rounds() == []
 
 
@@ -346,7 +346,7 @@ def test_without_a_share_nothing_is_ever_due(shares):
 )
 def test_what_cannot_be_pruned_is_one_clear_line(settings, message):
     with pytest.raises(UserError, match=message):
-        Pruning(replace(SMALL, **settings))
+        Pruning(SMALL, PruningSchedule(**settings))
 
 
 # Export

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from mobiler2l_ns.devices import compiles
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.rays import camera_rays
-from mobiler2l_ns.student.config import StudentConfig
+from mobiler2l_ns.student.config import Execution, StudentConfig
 from mobiler2l_ns.student.network import StudentNetwork
 from mobiler2l_ns.student.renderer import Student
 
@@ -171,10 +171,10 @@ def test_at_each_of_its_sizes_a_student_is_only_cropped(pitch):
 
 def test_bfloat16_is_for_training_and_leaves_pictures_as_they_are(monkeypatch):
     rays = camera_rays(camera(84, 60, 90.0, 95.0, 40.0, 31.0), 8)
-    exact, dtypes = Student(replace(CONFIG, precision="float32")), []
+    exact, dtypes = Student(CONFIG, Execution(precision="float32")), []
     for precision, native in (("auto", True), ("auto", False), ("gpu", True), ("float32", True)):
         monkeypatch.setattr("mobiler2l_ns.student.renderer.multiplies_bfloat16", lambda _, native=native: native)
-        student = Student(replace(CONFIG, precision=precision))
+        student = Student(CONFIG, Execution(precision=precision))  # type: ignore[arg-type]
         student.load_state_dict(exact.state_dict())
         student.network.body[0].register_forward_hook(lambda *seen: dtypes.append(seen[-1].dtype))
         learned, expected = student.train()(*rays), exact.train()(*rays)
@@ -187,7 +187,7 @@ def test_bfloat16_is_for_training_and_leaves_pictures_as_they_are(monkeypatch):
 
 
 def test_a_compiled_student_learns_the_same():
-    student = Student(replace(CONFIG, norm=False, compile="on")).train()
+    student = Student(replace(CONFIG, norm=False), Execution(compile="on")).train()
     rays = camera_rays(camera(84, 60, 90.0, 95.0, 40.0, 31.0), 8)
 
     def gradient():
@@ -210,7 +210,7 @@ def test_where_torch_compile_fails_a_student_is_trained_without_it(monkeypatch, 
     compiles.cache_clear()
     compiled = []
     for compile in ("auto", "auto", "off"):
-        student = Student(replace(CONFIG, compile=compile))
+        student = Student(CONFIG, Execution(compile=compile))
         monkeypatch.setattr(student.network, "compile", lambda: compiled.append(True))
         student.compile_for(torch.device("cuda"))
     compiles.cache_clear()

@@ -7,10 +7,12 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 
+from mobiler2l_ns.capture.background import Background
 from mobiler2l_ns.geometry.bounds import SceneExtent
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.metrics import LazyLPIPS
-from mobiler2l_ns.teacher.teacher import fingerprint, for_objects, lazy_lpips, render_pseudo_view, render_teacher
+from mobiler2l_ns.teacher.nerfacto import for_objects, lazy_lpips
+from mobiler2l_ns.teacher.render import fingerprint, render_pseudo_view, render_teacher
 
 
 class CoarseToFine(Model):
@@ -81,7 +83,7 @@ def test_splats_are_laid_over_the_colour_that_is_asked_for():
     for colour in (torch.zeros(3), torch.ones(3)):
         rgb = render_teacher(Splats(), camera(), colour)["rgb"]
         torch.testing.assert_close(rgb, (torch.tensor([0.5, 0.0, 0.0]) + 0.5 * colour).expand(6, 8, 3))
-    premultiplied = render_pseudo_view(Splats(), camera(), background=None)["picture"]
+    premultiplied = render_pseudo_view(Splats(), camera(), background=Background(alpha=True))["picture"]
     torch.testing.assert_close(premultiplied, torch.tensor([0.5, 0.0, 0.0, 0.5]).expand(6, 8, 4))
 
 

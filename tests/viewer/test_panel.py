@@ -27,7 +27,7 @@ from mobiler2l_ns.progress.phases import Phase, PhasePlan
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 from mobiler2l_ns.viewer import export_job
 from mobiler2l_ns.viewer.export_job import ExportJob
-from mobiler2l_ns.viewer.run_state import describe, looked_at, share_done
+from mobiler2l_ns.viewer.run_state import describe, progress_of_checkpoint, share_done
 from mobiler2l_ns.viewer.strip import strip
 
 MIDDLE = "(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({}.getBoundingClientRect())"
@@ -267,17 +267,17 @@ def test_a_run_in_words():
     assert describe(teaching, None) == "**teacher** · step 10 of 100 · 2.0 steps/s · 0:00:45 left"
 
 
-def test_a_run_that_is_looked_at_has_its_state_from_checkpoint_and_log(tmp_path):
+def test_a_run_that_is_progress_of_checkpoint_has_its_state_from_checkpoint_and_log(tmp_path):
     log = tmp_path / "progress.jsonl"
     log.write_text(
         '{"event": "train", "step": 99, "phase": "teacher", "seconds": 50.0, "psnr": 20.5}\n'
         '{"event": "held-out", "step": 299, "phase": "distil", "curve": "held-out", "seconds": 90.0, "psnr": 19.25}\n'
         '{"event": "train", "step": 340, "phase": "fine-tune", "seconds": 99.0, "psnr": 30.0}\n'
     )
-    state = looked_at(PLAN, 299, log)  # the checkpoint holds nothing of what came later
+    state = progress_of_checkpoint(PLAN, 299, log)  # the checkpoint holds nothing of what came later
     expected = "**distil** · stopped · step 200 of 200 · trained for 0:01:30  \nteacher to photos: 20.50 dB"
     assert describe(state, None) == expected + "  \nstudent to held-out photos: 19.25 dB"
-    assert describe(looked_at(PLAN, 349, tmp_path / "none"), None) == "**finished**"
+    assert describe(progress_of_checkpoint(PLAN, 349, tmp_path / "none"), None) == "**finished**"
 
 
 @pytest.mark.parametrize("channels", [3, 4])

@@ -1,0 +1,107 @@
+"""What the student's two phases share: a filled pool, a measured scene, and an eye on the selection photos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nerfstudio.utils import comms
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.run import distributed
+from mobiler2l_ns.run.phase import Losses, Run, TrainingPhase
+from mobiler2l_ns.run.selection import BestStudent, selection_psnr
+from mobiler2l_ns.student.losses import colour_psnr
+from mobiler2l_ns.teacher.render import fingerprint
+
+SELECTION_CHECKS = 10
+"""How often in each phase of the student it is measured on the selection photos."""
+
+
+def measure_scene(run: Run) -> None:
+    """Write into the student how far the scene reaches, and so where it samples its points; once, since it is part of
+    what it learns.
+
+    Raises:
+        UserError: if the teacher gives no depth and none is set.
+    """
+    model, datamanager = run.model, run.datamanager
+    capture, config = model.student.capture, model.config
+    if capture.is_measured:
+        return
+    assert datamanager.pool is not None
+    extent, colour = datamanager.measure_extent(), datamanager.pool.mean_colour().cpu()
+    # Every rank has seen views of its own.
+    planes, sphere, colour = distributed.from_rank_0((extent.planes(), extent.sphere(), colour))
+    near, far = (
+        given if given is not None else measured
+        for given, measured in zip((config.near, config.far), planes or (None, None), strict=True)
+    )
+    if near is None or far is None:
+        raise UserError("The teacher gives no depth: set --pipeline.model.near and --pipeline.model.far")
+    if not 0.0 < near < far:
+        raise UserError(f"Near {near:.3g} and far {far:.3g} are no depth range: set --pipeline.model.near and .far")
+    capture.record(depth_range=torch.tensor([near, far]), depth_known=torch.tensor(True))
+    if config.initialisation == "identity":
+        model.student.network.begin_with(colour)
+    if sphere is not None and config.near is None and config.far is None:
+        centre, radius = sphere
+        nearest = (datamanager.train_poses[:, :, 3] - centre).norm(dim=-1).min()
+        # From inside the sphere half of a ray's piece would lie behind the camera.
+        if float(nearest) > float(radius):
+            capture.record(scene_centre=centre, scene_radius=radius)
+    if model.student.in_sphere():
+        CONSOLE.print(f"The student samples points in a sphere of radius {float(capture.scene_radius):.3g}")
+    else:
+        CONSOLE.print(f"The student samples depths from {near:.3g} to {far:.3g}")
+
+
+class Learn(TrainingPhase):
+    """A phase of the student."""
+
+    reference: str
+    """What the student's metric compares it with."""
+
+    def enter(self, step: int) -> None:
+        run = self.run
+        run.wrap(run.model.student)
+        teacher, config = run.model.find_teacher(), run.datamanager.config
+        assert teacher is not None
+        named = ""
+        if config.cache_dir is not None:
+            named = f"{fingerprint(teacher)} {run.model.config.background_color}"
+        run.datamanager.fill_pool(named)
+        measure_scene(run)
+
+    def loss(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Losses, Losses]:
+        model = self.run.model
+        mask = batch["mask"].to(model.device) if "mask" in batch else None
+        psnr = colour_psnr(outputs["rgb"], batch["image"].to(model.device), mask)
+        return model.get_loss_dict(outputs, batch), {f"student_psnr_to_{self.reference}": psnr}
+
+    def end_step(self, step: int) -> None:
+        done, length = self.steps_done(step), self.run.plan.length(self.name)
+        if done < length and done % max(1, length // SELECTION_CHECKS) == 0:
+            self.look_at_selection_photos(step)
+
+    def look_at_selection_photos(self, step: int) -> float | None:
+        """Measure the student in dB, on rank 0, and note it; None where there are no photos to measure by."""
+        if not comms.is_main_process():
+            return None
+        photos = self.run.datamanager.load_selection_photos()
+        if photos is None:
+            return None
+        score = selection_psnr(self.run.model.student, photos)
+        self.run.log.selection(step, score)
+        return score
+
+    def remember_best(self, step: int) -> float:
+        """Measure the student in dB on all ranks, and keep a copy of it if it is the best so far."""
+        run = self.run
+        score = distributed.from_rank_0(self.look_at_selection_photos(step))
+        assert score is not None
+        if run.best_student is None:
+            run.best_student = BestStudent(run.model.student.network)
+        run.best_student.consider(run.model.student.network, score)
+        return score

@@ -1,0 +1,50 @@
+"""Fine-tuning without overfitting: the best student so far on the selection photos is remembered and kept."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from mobiler2l_ns.pool.photos import PhotoPool
+from mobiler2l_ns.student.renderer import Student
+
+
+def selection_psnr(student: Student, photos: PhotoPool) -> float:
+    """Mean PSNR in dB of the student, in evaluation mode, over the masked-in pixels of the selection photos."""
+    device = student.capture.intrinsics.device
+    training = student.training
+    student.eval()
+    scores = []
+    for index in range(len(photos)):
+        rays, picture, mask = photos.take(torch.tensor([index]), device)
+        assert mask is not None
+        with torch.no_grad():
+            rgb = student(*rays).permute(0, 2, 3, 1)
+        squared = ((rgb - picture) ** 2 * mask[..., None]).sum() / (rgb.shape[-1] * mask.sum().clamp(min=1.0))
+        scores.append(-10.0 * math.log10(max(float(squared), 1e-16)))
+    student.train(training)
+    return sum(scores) / len(scores)
+
+
+class BestStudent(nn.Module):
+    """A copy of the best network so far, part of the checkpoint so that a resumed run still has it."""
+
+    before: Tensor
+    best: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = deepcopy(network).requires_grad_(False)
+        self.register_buffer("before", torch.tensor(-math.inf))
+        self.register_buffer("best", torch.tensor(-math.inf))
+
+    def consider(self, network: nn.Module, score: float) -> None:
+        """Remember the network if its score is the best; the first score counts as the one before fine-tuning."""
+        if math.isinf(float(self.before)):
+            self.before.fill_(score)
+        if score > float(self.best):
+            self.best.fill_(score)
+            self.network.load_state_dict(network.state_dict())
