@@ -51,6 +51,7 @@ def folder_bytes(folder: Path, *without: str) -> int:
 def time_page(folder: Path, browser: Any, student: Any, runs: int) -> dict[str, float]:
     """Our page with the weights in half precision."""
     from mobiler2l_ns.export import manifest
+    from mobiler2l_ns.export.contract import MANIFEST
     from mobiler2l_ns.export.formats.web import convert as web_package
     from mobiler2l_ns.export.formats.web.serve import serve
     from mobiler2l_ns.export.graph import PoseToImage
@@ -65,20 +66,20 @@ def time_page(folder: Path, browser: Any, student: Any, runs: int) -> dict[str, 
         browser.drag((400, 400), (400 + 30 * (-1) ** turn, 400), steps=1)
         times.append(browser.evaluate("mobiler2l.idle().then(() => mobiler2l.frameTime())", 600))
     server.shutdown()
-    sizes = {"runtime_bytes": folder_bytes(folder, web_package.WEIGHTS, "network.json", manifest.NAME)}
+    sizes = {"runtime_bytes": folder_bytes(folder, web_package.WEIGHTS, web_package.NETWORK, MANIFEST)}
     return {"first_ms": first, "ms": statistics.median(times), **sizes, "bytes": folder_bytes(folder)}
 
 
 def time_onnxruntime(folder: Path, browser: Any, student: Any, runs: int, runtime: Path) -> dict[str, float]:
     """The ONNX package of the same network in a page around onnxruntime-web."""
-    from mobiler2l_ns.export.formats.table import FORMATS
+    from mobiler2l_ns.export.formats import all_formats
     from mobiler2l_ns.export.formats.web.serve import serve
     from mobiler2l_ns.export.graph import PoseToImage
 
     folder.mkdir()
     for name in RUNTIME:
         shutil.copy(runtime / name, folder / name)
-    FORMATS["onnx"].convert({"main": PoseToImage(student).eval()}, folder / "model.onnx", "fp32", {})
+    all_formats()["onnx"].convert({"main": PoseToImage(student).eval()}, folder / "model.onnx", "fp32", {})
     view = student.view()
     pose = [float(value) for value in student.capture.start_pose.flatten()]
     page = PAGE.replace("SIZE", str(view.width)).replace("POSE", json.dumps(pose))

@@ -1,28 +1,36 @@
-"""Packages that only some formats need, and that are installed only when they are asked for."""
+"""Python packages that only one format needs, and that are installed only when they are asked for."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from mobiler2l_ns.errors import UserError
 
-INSTALL = {
-    "ncnn": "pip install 'mobiler2l-ns[ncnn]'",
-    # Not an extra of pip's: what LiteRT's packages say they need contradicts what nerfstudio's need, though all run
-    # together.
-    "litert": "pip install --no-deps -r requirements-litert.txt, a file in this project's repository",
-}
-"""How what a format needs is installed."""
 
+@dataclass(frozen=True)
+class Extra:
+    """What a format needs besides this package's own dependencies."""
 
-def load_extra(module: str, extra: str) -> Any:
-    """Import ``module``, which one of ``INSTALL`` brings.
+    needs: tuple[str, ...]
+    """Modules."""
+    install: str
+    """How they are installed."""
 
-    Raises:
-        UserError: if it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(f"This format needs the Python package {error.name}: {INSTALL[extra]}") from error
+    def missing(self) -> str | None:
+        """What to install, if a module is not there; None if all are."""
+        absent = [module for module in self.needs if find_spec(module) is None]
+        return f"{self.install}  (missing: {', '.join(absent)})" if absent else None
+
+    def load(self, module: str) -> Any:
+        """Import a module that comes with it.
+
+        Raises:
+            UserError: if it is not installed.
+        """
+        try:
+            return import_module(module)
+        except ModuleNotFoundError as error:
+            raise UserError(f"This format needs the Python package {error.name}: {self.install}") from error

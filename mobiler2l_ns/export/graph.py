@@ -4,14 +4,14 @@ network alone, from encoded rays to the picture."""
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
+from mobiler2l_ns.export.contract import POSE_INPUTS, Contract, GraphInput
 from mobiler2l_ns.geometry.encoding import SHORTEST_CHORD
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.network import PointwiseLinear, ResidualBlock, StudentNetwork, SuperResolution
@@ -49,39 +49,6 @@ def fold_batch_norms(network: StudentNetwork) -> StudentNetwork:
                 layers.append(layer)
         block.body = nn.Sequential(*layers)
     return network.requires_grad_(False)
-
-
-Contract = Literal["pose", "encoding"]
-"""What a package is asked with: a camera's pose and intrinsics, or the encoded low-resolution rays."""
-
-
-@dataclass(frozen=True)
-class GraphInput:
-    """One input of a graph, of a fixed shape, as phones' accelerators like it."""
-
-    name: str
-    shape: tuple[int, ...]
-    description: str
-    """Axes, order and units, for people."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """What a client gives; the graph itself is traced in float32 unless it says otherwise."""
-
-
-POSE_INPUTS = (
-    GraphInput(
-        "camera_to_world",
-        (1, 3, 4),
-        "Camera pose, row-major [R|t], shape (1, 3, 4): right, up and backward axes of the camera (OpenGL: it looks "
-        "along -z) and its centre as columns, in the units of the training scene.",
-    ),
-    GraphInput(
-        "intrinsics",
-        (1, 4),
-        "Focal lengths and principal point fx, fy, cx, cy, shape (1, 4), in output pixels from the upper left corner; "
-        "keep the focal lengths the student was trained for.",
-    ),
-)
-"""Inputs of a graph that goes from a pose to an image."""
 
 
 class PoseToImage(nn.Module):

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export.contract import MANIFEST
 from mobiler2l_ns.export.proof import Proof
 from mobiler2l_ns.geometry.encoding import SHORTEST_CHORD
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.renderer import Student
 
-NAME = "manifest.json"
 _PLANES = "point = origin + place * direction, in the world frame"
 _SPHERE = (
     "o = (origin - centre) / radius, d = direction / radius; n = o - (o.d / d.d) d, "
@@ -31,7 +31,7 @@ class PackageFile:
     """One package in the export folder."""
 
     format: str
-    """See ``formats.FORMATS``."""
+    """One of ``formats``."""
     path: str
     """File or folder beside the manifest."""
     contract: str
@@ -99,7 +99,8 @@ def digests(package: Path) -> tuple[int, dict[str, str]]:
 
 
 def student_digest(student: Student) -> str:
-    """SHA-256 of the student's settings, weights and geometry: which student a package holds."""
+    """SHA-256 of the student's shape and ray sampling, weights and geometry: which student a package holds. How it was
+    trained does not count."""
     settings = {field.name: getattr(student.config, field.name) for field in fields(StudentConfig)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, value in sorted(student.state_dict().items()):
@@ -195,7 +196,7 @@ def write_inside(package: Path, student: Student, views: Sequence[dict[str, Any]
         views: its sizes, by ``describe_view``.
     """
     text = json.dumps({**describe(student), "views": list(views)}, indent=2)
-    (package / NAME).write_text(text + "\n", encoding="utf8")
+    (package / MANIFEST).write_text(text + "\n", encoding="utf8")
 
 
 def write(

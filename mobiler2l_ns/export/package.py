@@ -14,15 +14,15 @@ from mobiler2l_ns import __version__
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import manifest
 from mobiler2l_ns.export.clients import page as clients
-from mobiler2l_ns.export.formats.table import FORMATS, Format
-from mobiler2l_ns.export.graph import Contract, Graph, graph_of
-from mobiler2l_ns.export.lint import layers_of, lint
+from mobiler2l_ns.export.contract import CONTRACTS, MANIFEST, Contract
+from mobiler2l_ns.export.format import Format
+from mobiler2l_ns.export.formats import all_formats
+from mobiler2l_ns.export.graph import Graph, graph_of
+from mobiler2l_ns.export.lint import lint
 from mobiler2l_ns.export.proof import Reference, prove
 from mobiler2l_ns.export.summary import print_table
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
-
-CONTRACTS = {"pose": "camera_to_world, intrinsics -> image", "encoding": "encoding -> image"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def view_of(student: Student, height: int, width: int) -> tuple[PictureGeometry,
 
 
 def _jobs(student: Student, request: Request) -> list[_Job]:
-    form = FORMATS[request.format]
+    form = all_formats()[request.format]
     missing = form.missing()
     if missing:
         raise UserError(f"{form.name} packages need more: {missing}")
@@ -100,7 +100,7 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
     metadata = {
         "generator": f"mobiler2l-ns {__version__}",
         "contract": CONTRACTS[job.contract],
-        "manifest": manifest.NAME,
+        "manifest": MANIFEST,
         "student_sha256": manifest.student_digest(student),
     }
     package = work / job.name
@@ -120,7 +120,7 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         described = manifest.describe_view(name, view, pitch)
         views.append({**described, **manifest.describe_proof(proof, job.form.timed)})
     size, sha256 = manifest.digests(package)
-    layers = layers_of(job.form.name, package, next(iter(job.views)))
+    layers = job.form.layers(package, next(iter(job.views)))
     first = next(iter(graphs.values()))
     dtype = job.form.input_dtype(first, job.precision)
     return manifest.PackageFile(
@@ -139,7 +139,7 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         views=views,
         gmac=round(sum(layer.macs for layer in layers) / 1e9, 3) if layers else None,
         largest_activation_bytes=max(layer.activation_bytes for layer in layers) if layers else None,
-        warnings=[str(finding) for finding in lint(layers, job.form.name)],
+        warnings=[str(finding) for finding in lint(layers, job.form.processors)],
         sha256=sha256,
     )
 
@@ -190,13 +190,13 @@ def export_packages(
     except OSError as error:
         raise UserError(f"{output_dir} cannot be written: {error}") from None
     try:
-        described = output_dir / manifest.NAME
+        described = output_dir / MANIFEST
         if described.exists():
             manifest.read(described)  # before all the work, if it is something else
         files = [_write(student, job, reference, work) for job in jobs]
-        manifest.write(work / manifest.NAME, student, files, reference.psnr_photos(), described)
-        clients.write(work / manifest.NAME)
-        _move_in(work, [*(file.path for file in files), clients.NAME, manifest.NAME], output_dir)
+        manifest.write(work / MANIFEST, student, files, reference.psnr_photos(), described)
+        clients.write(work / MANIFEST)
+        _move_in(work, [*(file.path for file in files), clients.NAME, MANIFEST], output_dir)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print_table(output_dir, files, reference.psnr_photos())

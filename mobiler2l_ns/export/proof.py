@@ -16,8 +16,8 @@ from rich.progress import track
 from torch import Tensor
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.formats.table import Runner
-from mobiler2l_ns.export.graph import Contract, PoseToImage
+from mobiler2l_ns.export.contract import Contract, Runner
+from mobiler2l_ns.export.graph import PoseToImage
 from mobiler2l_ns.export.proof_photos import ProofPhoto
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
@@ -54,7 +54,11 @@ class Reference:
     _pictures: dict[PictureGeometry, list[Tensor]] = field(default_factory=dict)
 
     def pictures(self, view: PictureGeometry) -> list[Float[Tensor, "channels h w"]]:
-        """The student's picture at each proof pose, rendered once."""
+        """The student's picture at each proof pose, rendered once.
+
+        Raises:
+            UserError: if they hold NaN or infinity.
+        """
         if view not in self._pictures:
             fx, fy, cx, cy = view.intrinsics
             poses = self.student.capture.proof_poses
@@ -63,6 +67,11 @@ class Reference:
                 for pose in track(poses, "Rendering the student", console=CONSOLE, transient=True):
                     camera = Cameras(pose[None].cpu(), fx, fy, cx, cy, view.width, view.height)
                     rendered.append(self.student.render(camera).permute(2, 0, 1).cpu())
+            if not all(bool(picture.isfinite().all()) for picture in rendered):
+                raise UserError(
+                    "The student's own pictures hold NaN or infinity, in PyTorch already: its training has diverged, "
+                    "there is nothing to export"
+                )
             self._pictures[view] = rendered
         return self._pictures[view]
 
@@ -127,16 +136,24 @@ def prove(
             raise UserError(
                 f"{what} gives pictures of shape {tuple(got.shape)}, the student {tuple(expected[index].shape)}"
             )
+        if not got.isfinite().all():
+            raise UserError(
+                f"{what} gives pictures with NaN or infinity: numbers of the network overflow at its precision; one of "
+                "a wider range may hold them, such as fp32"
+            )
         squared += float((got.double() - expected[index].double()).square().sum())
         count += got.numel()
         photos.append(reference.psnr_to_photo(index, got, view))
     psnr = _decibel(squared / count)
-    if math.isnan(squared) or psnr < threshold:
+    if not psnr >= threshold:
         raise UserError(f"{what} is not the student: {psnr:.1f} dB between them, at least {threshold:.0f} dB needed")
     return Proof(psnr, _mean(photos), 1000.0 * statistics.median(seconds[1:] or seconds), len(poses))
 
 
 def _decibel(squared: float) -> float:
+    """PSNR in dB of a mean squared error; NaN stays NaN."""
+    if math.isnan(squared):
+        return squared
     return min(MOST, -10.0 * math.log10(max(squared, 1e-20)))
 
 

@@ -15,7 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import functional
 
-from mobiler2l_ns.capture.background import Background, has_alpha
+from mobiler2l_ns.capture.background import Background, photo_with_alpha
 from mobiler2l_ns.capture.photos import sized_dataset
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
@@ -61,7 +61,8 @@ def load_proof_photos(config: TrainerConfig, student: Student) -> list[ProofPhot
             outputs = parser.setup().get_dataparser_outputs(split=split)
         except (OSError, AssertionError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            CONSOLE.print(f"[yellow]The capture is not there ({reason}): nothing is compared with photos")
+            warning = f"The capture is not there ({reason}): nothing is compared with photos"
+            CONSOLE.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
             break
         if len(outputs.image_filenames) == 0:
             continue
@@ -75,7 +76,7 @@ def load_proof_photos(config: TrainerConfig, student: Student) -> list[ProofPhot
 
 def _photo(dataset, index: int, student: Student, config: TrainerConfig) -> ProofPhoto | None:
     background: Background = config.pipeline.model.background  # type: ignore[attr-defined]
-    if background.alpha and not has_alpha(dataset):
+    if background.alpha and photo_with_alpha(dataset, index).shape[-1] != 4:
         return None
     return undistorted(background.photo(dataset, index), dataset.cameras[index : index + 1], student.view())
 

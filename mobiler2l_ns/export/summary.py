@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.table import Table
+from rich.text import Text
 
 from mobiler2l_ns.export.manifest import PackageFile
 
@@ -46,17 +48,18 @@ def print_table(folder: Path, files: Sequence[PackageFile], student_photos: floa
         files: the packages.
         student_photos: the student's own PSNR in dB to the proof photos, if known.
     """
-    table = Table(title=f"[bold green]{folder}")
+    table = Table(title=Text(str(folder), "bold green"))
     for column in COLUMNS:
         table.add_column(column, justify="right" if column in NUMBERS else "left", overflow="fold")
     if student_photos is not None:
         table.add_row(*student_cells(student_photos))
     for file in files:
-        table.add_row(*cells(file))
+        table.add_row(*map(Text, cells(file)))
     CONSOLE.print(table)
     warned = [file for file in files if file.warnings]
     if warned:
         CONSOLE.print("[yellow]Some operations may leave the processor they are meant for. These commands list them:")
     for file in warned:
-        command = f"mobiler2l-export lint --package {folder / file.path}  # kinds: {len(file.warnings)}"
-        CONSOLE.print(command, soft_wrap=True, highlight=False)
+        package = shlex.quote(str(folder / file.path))
+        command = f"mobiler2l-export lint --package {package}  # kinds: {len(file.warnings)}"
+        CONSOLE.print(command, soft_wrap=True, highlight=False, markup=False)

@@ -12,17 +12,17 @@ import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export import manifest
-from mobiler2l_ns.export.formats.table import FORMATS, Format
+from mobiler2l_ns.export.contract import MANIFEST, Contract
+from mobiler2l_ns.export.format import Format
+from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.formats.web.serve import show
-from mobiler2l_ns.export.graph import Contract
-from mobiler2l_ns.export.lint import layers_of, lint, print_lint
+from mobiler2l_ns.export.lint import lint, print_lint
+from mobiler2l_ns.export.manifest import PackageFile
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.export.proof import Reference
 from mobiler2l_ns.export.proof_photos import load_proof_photos
-from mobiler2l_ns.report.add_packages import add_to_report
-from mobiler2l_ns.run.opening import load_student
-from mobiler2l_ns.saved_run import read_run_config
+from mobiler2l_ns.report.packages import add_export
+from mobiler2l_ns.run.opening import open_distilled, student_of
 
 
 @dataclass
@@ -35,13 +35,14 @@ class _Export:
     """WIDTHxHEIGHT of the pictures, such as 800x800 400x400; none: the student's own. A student that has learned
     several pitches shows all of its picture at their sizes; any other size is another field of view."""
 
-    def export(self, requests: list[Request]) -> list[manifest.PackageFile]:
+    def export(self, requests: list[Request]) -> list[PackageFile]:
         """Convert, prove, move in."""
-        student = load_student(self.load_config)
-        photos = load_proof_photos(read_run_config(self.load_config), student)
-        entries = export_packages(student, requests, self.output_dir, Reference(student, photos))
-        add_to_report(self.load_config, self.output_dir)
-        return entries
+        run = open_distilled(self.load_config)
+        student = student_of(run)
+        photos = load_proof_photos(run.config, student)
+        files = export_packages(student, requests, self.output_dir, Reference(student, photos))
+        add_export(self.load_config, self.output_dir)
+        return files
 
     def parsed_sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of each of ``sizes``."""
@@ -88,9 +89,9 @@ class ExportAll(_Export):
     def main(self) -> None:
         """Convert, prove, move in."""
         requests, sizes = [], self.parsed_sizes()
-        for form in FORMATS.values():
+        for form in all_formats().values():
             if missing := form.missing():
-                CONSOLE.print(f"[yellow]{form.name} is left out: {missing}")
+                CONSOLE.print(f"{form.name} is left out: {missing}", style="yellow", markup=False, soft_wrap=True)
                 continue
             held: list[Contract] = [contract for contract in self.contracts if contract in form.contracts]
             requests += [Request(form.name, contract, sizes=sizes) for contract in held]
@@ -107,21 +108,22 @@ class Lint:
     def main(self) -> None:
         """Print every size of the package."""
         try:
-            described = json.loads((self.package.parent / manifest.NAME).read_text(encoding="utf8"))
+            described = json.loads((self.package.parent / MANIFEST).read_text(encoding="utf8"))
         except OSError:
-            raise UserError(f"There is no {manifest.NAME} beside {self.package}: give an exported package") from None
+            raise UserError(f"There is no {MANIFEST} beside {self.package}: give an exported package") from None
         entry = next((entry for entry in described["files"] if entry["path"] == self.package.name), None)
         if entry is None or not self.package.exists():
             known = ", ".join(entry["path"] for entry in described["files"])
             raise UserError(f"{self.package} is not one of the packages there: {known}")
+        form = all_formats()[entry["format"]]
         for view in entry["views"]:
-            layers = layers_of(entry["format"], self.package, view["function"])
+            layers = form.layers(self.package, view["function"])
             if not layers:
                 raise UserError(f"{self.package} is no graph of operations: it carries its own kernels")
-            print_lint(self.package, layers, lint(layers, entry["format"]))
+            print_lint(self.package, layers, lint(layers, form.processors))
 
 
-_COMMANDS: dict[str, type] = {**{name: _command(form) for name, form in FORMATS.items()}, "all": ExportAll}
+_COMMANDS: dict[str, type] = {**{name: _command(form) for name, form in all_formats().items()}, "all": ExportAll}
 
 NS_EXPORT_COMMANDS: dict[str, tuple[type, str]] = {
     f"mobiler2l-{name}": (command, command.__doc__ or "") for name, command in _COMMANDS.items()
@@ -131,8 +133,5 @@ NS_EXPORT_COMMANDS: dict[str, tuple[type, str]] = {
 
 def entrypoint() -> None:
     """``mobiler2l-export FORMAT|all|lint``: the same commands without ns-export's mesh libraries."""
-    # The plugin's hooks let torch read nerfstudio's checkpoints.
-    import mobiler2l_ns.plugin.methods  # noqa: F401
-
     commands = {**_COMMANDS, "lint": Lint}
     tyro.extras.subcommand_cli_from_dict(commands, description="Write packages of a mobiler2l student.").main()

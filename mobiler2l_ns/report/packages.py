@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from mobiler2l_ns.export.contract import MANIFEST
+from mobiler2l_ns.export.manifest import PackageFile
+from mobiler2l_ns.export.summary import COLUMNS, NUMBERS, cells, student_cells
 
 NAME = "report.html"
 """Of the page, beside a run's config.yml."""
@@ -77,3 +84,27 @@ def add(report: Path, folder: Path, student_sha256: str, packages: str) -> str |
     partial.write_text(changed, encoding="utf8")
     partial.replace(report)
     return None
+
+
+def add_export(config_path: Path, output_dir: Path) -> None:
+    """Put all packages of an export folder into the report beside a run's config.yml, if there is one.
+
+    The packages are in their place whatever comes of it: the console says why a page stays as it is.
+
+    Args:
+        config_path: of the run.
+        output_dir: of the packages and their manifest.
+    """
+    report = config_path.parent / NAME
+    described = json.loads((output_dir / MANIFEST).read_text(encoding="utf8"))
+    rows = [cells(PackageFile(**entry)) for entry in described["files"]]
+    if described["psnr_photos"] is not None:
+        rows.insert(0, student_cells(described["psnr_photos"]))
+    try:
+        problem = add(report, output_dir, described["student_sha256"], table(COLUMNS, NUMBERS, rows))
+    except OSError as error:
+        problem = f"{report} cannot be written: {error}"
+    if problem is not None:
+        CONSOLE.print(problem, style="yellow", soft_wrap=True, highlight=False, markup=False)
+    elif report.is_file():
+        CONSOLE.print(f"These packages are listed in {report}", soft_wrap=True, highlight=False, markup=False)

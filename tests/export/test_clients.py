@@ -16,8 +16,10 @@ from short_run import load_script
 from small_student import make_student
 
 from mobiler2l_ns.export.clients import page as clients
-from mobiler2l_ns.export.formats.table import FORMATS
+from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.package import Request, export_packages
+
+FORMATS = all_formats()
 
 reference_client = load_script("reference_client")
 write_clients_page = load_script("write_clients_page")

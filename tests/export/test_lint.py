@@ -8,11 +8,14 @@ import pytest
 from small_student import make_student
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.formats.table import FORMATS
-from mobiler2l_ns.export.lint import Layer, layers_of, lint
+from mobiler2l_ns.export.formats import all_formats
+from mobiler2l_ns.export.layer import Layer
+from mobiler2l_ns.export.lint import lint
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.plugin.export_commands import Lint
 from mobiler2l_ns.student.network import measure_cost
+
+FORMATS = all_formats()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_multiply_accumulates_are_those_of_the_network(exported):
     folder, student, files = exported
     expected = measure_cost(student.config, 44, 60).gmac * 1e9
     for path, format_name in (("mobiler2l-encoding.onnx", "onnx"), ("mobiler2l-encoding.mlpackage", "coreml")):
-        layers = layers_of(format_name, folder / path)
+        layers = FORMATS[format_name].layers(folder / path, "main")
         assert sum(layer.macs for layer in layers) == expected
         assert files[path].gmac == pytest.approx(expected / 1e9, abs=5e-4)
     # The largest activation is the last module's: 8 channels over whole blocks of pixels.
@@ -75,7 +78,7 @@ def test_multiply_accumulates_are_those_of_the_network(exported):
 
 def test_an_operation_that_is_on_no_list_is_reported():
     layers = [Layer("conv", "a", (1, 8, 4, 4), "fp16", 10), Layer("lstm", "b", (1, 8), "fp16", 0)]
-    assert [str(finding) for finding in lint(layers, "coreml")] == [
+    assert [str(finding) for finding in lint(layers, FORMATS["coreml"].processors)] == [
         "Neural Engine: 1 x lstm (fp16) is not known to run there",
         "Core ML GPU: 1 x lstm (fp16) is not known to run there",
     ]

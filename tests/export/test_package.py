@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from short_run import open_run
+from short_run import load_student, open_run
 from small_student import MISTAKES, VARIANTS, make_student
 from torch import nn
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import manifest, package
-from mobiler2l_ns.export.formats.table import FORMATS
+from mobiler2l_ns.export.extra import Extra
+from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.graph import EncodingToImage, PoseToImage, fold_batch_norms, graph_of
 from mobiler2l_ns.export.package import Request, export_packages, view_of
-from mobiler2l_ns.run.opening import load_student
+
+FORMATS = all_formats()
 
 
 def export(student, format_name, folder, **asked):
@@ -197,9 +199,10 @@ def test_what_a_format_cannot_hold_is_one_clear_line(request_, message, tmp_path
 
 
 def test_a_format_whose_extra_is_not_installed_says_what_to_install(tmp_path, monkeypatch):
-    form = replace(FORMATS["onnx"], extra="ncnn", needs=("no_such_module",))
+    extra = Extra(("no_such_module",), "pip install '.[ncnn]' in this project's checkout")
+    form = replace(FORMATS["onnx"], extra=extra)
     monkeypatch.setitem(FORMATS, "onnx", form)
-    with pytest.raises(UserError, match=r"pip install 'mobiler2l-ns\[ncnn\]'.*no_such_module"):
+    with pytest.raises(UserError, match=r"pip install '\.\[ncnn\]'.*no_such_module"):
         export(make_student(), "onnx", tmp_path)
 
 
@@ -311,9 +314,9 @@ def test_packages_of_another_student_are_not_listed(tmp_path):
 
 def test_the_student_is_loaded_without_its_capture(finished_run, loaded_pipeline):
     student = load_student(finished_run)
-    theirs = loaded_pipeline.model.student
+    whole = loaded_pipeline.model.student.state_dict()
     for name, value in student.state_dict().items():
-        assert torch.equal(value, theirs.state_dict()[name]), name
+        assert torch.equal(value, whole[name]), name
 
 
 @pytest.fixture(scope="module")

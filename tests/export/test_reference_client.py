@@ -10,9 +10,11 @@ import torch
 from short_run import load_script
 from small_student import VARIANTS, make_student
 
-from mobiler2l_ns.export.formats.table import FORMATS
+from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.graph import PoseToImage
 from mobiler2l_ns.export.package import Request, export_packages
+
+FORMATS = all_formats()
 
 client = load_script("reference_client")
 

@@ -15,10 +15,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
-NAME = "CLIENT.md"
+from mobiler2l_ns.export.formats import all_formats
 
-_RUN = "Run by this project's tests"
-_NOT_RUN = "Not run: written from the documentation"
+NAME = "CLIENT.md"
 
 
 @dataclass(frozen=True)
@@ -40,90 +39,6 @@ class Snippet:
     """Where the interfaces it uses are described."""
 
 
-@dataclass(frozen=True)
-class _Kind:
-    template: str
-    platform: str
-    language: str
-    needs: str
-    checked: str
-    documentation: tuple[str, ...] = ()
-    encoding_checked: str = ""
-    """What more was run where rays and encoding are the client's."""
-
-
-def _pip(runtime: str) -> str:
-    return f"`pip install {runtime} numpy pillow`"
-
-
-_KINDS = {
-    "coreml": (
-        _Kind(
-            "coreml.swift.jinja",
-            "iOS and macOS, Core ML",
-            "swift",
-            "Xcode",
-            _NOT_RUN,
-            (
-                "https://developer.apple.com/documentation/coreml/mlfeaturevalue/init(shapedarray:)",
-                "https://developer.apple.com/documentation/coreml/mlmodelconfiguration/functionname",
-            ),
-        ),
-    ),
-    "onnx": (
-        _Kind("python.py.jinja", "Desktop, onnxruntime", "python", "`pip install onnxruntime numpy pillow`", _RUN),
-    ),
-    "snapml": (
-        _Kind(
-            "snapml.js.jinja",
-            "Lens Studio, SnapML",
-            "javascript",
-            "Lens Studio 5",
-            "Run by this project's tests against a stand-in for Lens Studio, not in Lens Studio",
-            (
-                "https://developers.snap.com/lens-studio/features/snap-ml/ml-component/scripting-ml-component",
-                "https://developers.snap.com/lens-studio/api/lens-scripting/classes/Built-In.InputPlaceholder.html",
-            ),
-        ),
-    ),
-    "litert": (
-        _Kind(
-            "litert.kt.jinja",
-            "Android, LiteRT",
-            "kotlin",
-            "`com.google.ai.edge.litert:litert` of Google's Maven repository",
-            _NOT_RUN,
-            ("https://ai.google.dev/edge/litert/next/android_kotlin",),
-        ),
-        _Kind("python.py.jinja", "Desktop, LiteRT", "python", _pip("ai-edge-litert"), _RUN),
-    ),
-    "ncnn": (
-        _Kind(
-            "ncnn.cpp.jinja",
-            "Android, ncnn",
-            "cpp",
-            "ncnn's prebuilt Android package, Vulkan included",
-            _NOT_RUN,
-            (
-                "https://github.com/Tencent/ncnn/blob/master/src/net.h",
-                "https://github.com/Tencent/ncnn/blob/master/src/mat.h",
-            ),
-            "; its encoding is compiled and run by this project's tests",
-        ),
-        _Kind("python.py.jinja", "Desktop, ncnn", "python", _pip("ncnn"), _RUN),
-    ),
-    "web": (
-        _Kind(
-            "web.html.jinja",
-            "A page of yours, any browser",
-            "html",
-            "a static file server; https for WebGPU, the camera and offline use",
-            "The page in the frame is run in Chromium before it is written; the frame around it was not",
-        ),
-    ),
-}
-
-
 def snippets(manifest: Mapping[str, Any]) -> list[Snippet]:
     """The clients of each file of a manifest, in its order, for the first size of each.
 
@@ -134,7 +49,7 @@ def snippets(manifest: Mapping[str, Any]) -> list[Snippet]:
     found = []
     for file in manifest["files"]:
         values = _values(manifest, file)
-        for kind in _KINDS[file["format"]]:
+        for kind in all_formats()[file["format"]].clients:
             code = environment.get_template(kind.template).render(values).strip("\n") + "\n"
             checked = kind.checked + (kind.encoding_checked if file["contract"] == "encoding" else "")
             found.append(
@@ -154,7 +69,8 @@ def page(manifest: Mapping[str, Any], example: bool = False) -> str:
     by_file: dict[str, list[Snippet]] = {path: [] for path in files}
     for snippet in snippets(manifest):
         by_file[snippet.path].append(snippet)
-    sections = [(files[path], found) for path, found in by_file.items()]
+    formats = all_formats()
+    sections = [(files[path], formats[files[path]["format"]].function_is, found) for path, found in by_file.items()]
     template = _environment().get_template("page.md.jinja")
     return template.render(manifest=manifest, sections=sections, example=example).strip("\n") + "\n"
 

@@ -20,22 +20,19 @@ against a trap:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
 import tempfile
 import uuid
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
+from mobiler2l_ns.export.formats.coreml.quiet import quiet
 from mobiler2l_ns.export.graph import Graph
 
 OUTPUT, ALPHA = "image", "alpha"
@@ -266,23 +263,3 @@ def _fix_identifiers(path: Path) -> None:
     manifest["itemInfoEntries"] = {renamed[k]: item for k, item in manifest["itemInfoEntries"].items()}
     manifest["rootModelIdentifier"] = renamed[manifest["rootModelIdentifier"]]
     file.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence coremltools' log lines (eight at its import alone) and progress bars; errors still raise."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-            warnings.simplefilter("ignore")
-            from coremltools.converters.mil.frontend.torch import ops
-            from coremltools.converters.mil.mil.passes import pass_pipeline
-            from coremltools.optimize.coreml import _quantization_passes as compression
-
-            for module, bar in ((ops, "_tqdm"), (pass_pipeline, "tqdm"), (compression, "tqdm")):
-                stack.enter_context(mock.patch.object(module, bar, lambda items, *_, **__: items, create=True))
-            yield
-    finally:
-        logger.setLevel(level)

@@ -32,35 +32,22 @@ buffers are merged, metadata is added (entry `mobiler2l`, JSON), and the same gr
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-import os
 import re
-import sys
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from unittest import mock
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.extras import load_extra
-
-if TYPE_CHECKING:
-    from mobiler2l_ns.export.graph import GraphInput
+from mobiler2l_ns.export.contract import GraphInput
+from mobiler2l_ns.export.formats.litert.extra import EXTRA
+from mobiler2l_ns.export.formats.litert.file import pack, read
+from mobiler2l_ns.export.formats.litert.quiet import quiet
+from mobiler2l_ns.export.formats.litert.runner import OUTPUT, SIGNATURE
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic")
-SIGNATURE, OUTPUT, METADATA = "main", "image", "mobiler2l"
 QUANTISED = ("CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
-ALIGNMENT = 16
-"""Bytes; the schema's `force_align` of buffers, which its Python classes ignore."""
 
 
 def convert(
@@ -90,8 +77,8 @@ def convert_many(
     """Write several graphs into one file, each a signature; see `convert`. Equal weights are stored once."""
     if precision not in PRECISIONS:
         raise UserError(f"LiteRT packages are {', '.join(PRECISIONS)}, not {precision}")
-    with _quiet():
-        converter = load_extra("litert_torch", "litert")  # its `signature` makes a converter, that one's adds to it
+    with quiet():
+        converter = EXTRA.load("litert_torch")  # its `signature` makes a converter, that one's adds to it
         for name, (graph, inputs) in graphs.items():
             layout = _ChannelsLast(graph).eval()
             examples = tuple(torch.ones(_channels_last(wanted.shape)) for wanted in inputs)
@@ -100,69 +87,14 @@ def convert_many(
             content = bytes(converter.convert().model_content())
         if precision != "fp32":
             content = _quantise(content, precision)
-        model = _read(content)
+        model = read(content)
     for signature in model.signatureDefs:
         names = [wanted.name for wanted in graphs[signature.signatureKey.decode()][1]]
         for tensor in signature.inputs:
             tensor.name = names[int(re.fullmatch(r"args_(\d+)", tensor.name.decode())[1])]  # type: ignore[index]
         (output,) = signature.outputs
         output.name = OUTPUT
-    path.write_bytes(_pack(model, metadata))
-
-
-class LiteRTRunner:
-    """Runs a file with the LiteRT interpreter (XNNPACK) on the CPU."""
-
-    def __init__(self, path: Path, signature: str = SIGNATURE) -> None:
-        """Args: the file, and which of its graphs."""
-        with _quiet():
-            interpreter = load_extra("ai_edge_litert.interpreter", "litert")
-            self._interpreter = interpreter.Interpreter(model_path=str(path), num_threads=os.cpu_count())
-            known = list(self._interpreter.get_signature_list())
-            if signature not in known:
-                raise UserError(f"{path} has no signature {signature}, only {', '.join(known)}")
-            self._run = self._interpreter.get_signature_runner(signature)
-
-    def __call__(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Args: the graph's inputs by name, NCHW as the graph took them. Returns the picture (C, H, W) in 0..1."""
-        arrays = {
-            name: np.ascontiguousarray(np.moveaxis(value, 1, 3) if value.ndim == 4 else value, dtype=np.float32)
-            for name, value in inputs.items()
-        }
-        return np.ascontiguousarray(np.moveaxis(self._run(**arrays)[OUTPUT][0], 2, 0))
-
-
-def layers(path: Path) -> list[tuple[str, str, tuple[int, ...], str, int]]:
-    """The operators of a file, in order of execution, one graph after the other.
-
-    Returns:
-        For each operator its name in the schema (such as CONV_2D), its first output's name, shape and type (such as
-        FLOAT32), and its multiply-accumulates, 0 for all but layers.
-    """
-    model, schema = _read(path.read_bytes()), load_extra("ai_edge_litert.schema_py_generated", "litert")
-    operators = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    types = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
-    found = []
-    for subgraph in model.subgraphs:
-        for operator in subgraph.operators:
-            code, output = model.operatorCodes[operator.opcodeIndex], subgraph.tensors[operator.outputs[0]]
-            name = operators[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            shape = tuple(int(side) for side in output.shape)
-            macs = 0
-            if name in ("CONV_2D", "FULLY_CONNECTED"):  # weights (out, height, width, in) or (out, in)
-                macs = math.prod(shape) * math.prod(subgraph.tensors[operator.inputs[1]].shape[1:])
-            elif name == "TRANSPOSE_CONV":  # of the output's shape, the weights (out, height, width, in) and the input
-                _, weights, given = (subgraph.tensors[index].shape for index in operator.inputs[:3])
-                macs = math.prod(given) * math.prod(weights[:3])
-            found.append((name, output.name.decode(), shape, types[output.type], int(macs)))
-    return found
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """What `convert` was given as metadata."""
-    model = _read(path.read_bytes())
-    (entry,) = (entry for entry in model.metadata if entry.name.decode() == METADATA)
-    return json.loads(bytes(model.buffers[entry.buffer].data))
+    path.write_bytes(pack(model, metadata))
 
 
 def _channels_last(shape: Sequence[int]) -> tuple[int, ...]:
@@ -182,8 +114,8 @@ class _ChannelsLast(nn.Module):
 
 
 def _quantise(content: bytes, precision: str) -> bytes:
-    quantizer = load_extra("ai_edge_quantizer.quantizer", "litert")
-    operation = load_extra("ai_edge_quantizer.qtyping", "litert").TFLOperationName
+    quantizer = EXTRA.load("ai_edge_quantizer.quantizer")
+    operation = EXTRA.load("ai_edge_quantizer.qtyping").TFLOperationName
     work = quantizer.Quantizer(bytearray(content))
     for name in QUANTISED:
         if precision == "fp16":
@@ -194,92 +126,3 @@ def _quantise(content: bytes, precision: str) -> bytes:
             work.add_dynamic_config(".*", operation[name], num_bits=8)
     result = work.quantize(enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
-
-
-def _read(content: bytes) -> Any:
-    """A file as the schema's objects, all weights in its buffers."""
-    schema = load_extra("ai_edge_litert.schema_py_generated", "litert")
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    for buffer in model.buffers:
-        if buffer.offset > 1:  # stored behind the flatbuffer
-            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
-            buffer.offset = buffer.size = 0
-    return model
-
-
-def _pack(model: Any, metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a file: equal buffers merged, buffers aligned, metadata added."""
-    schema = load_extra("ai_edge_litert.schema_py_generated", "litert")
-    flatbuffers = load_extra("flatbuffers", "litert")
-
-    class Aligned(schema.BufferT):
-        def Pack(self, builder: Any) -> Any:
-            data = bytes(self.data) if self.data is not None else b""
-            if data:
-                builder.StartVector(1, len(data), ALIGNMENT)
-                builder.head -= len(data)
-                builder.Bytes[builder.head : builder.head + len(data)] = data
-                vector = builder.EndVector()
-            schema.BufferStart(builder)
-            if data:
-                schema.BufferAddData(builder, vector)
-            return schema.BufferEnd(builder)
-
-    about = schema.MetadataT()
-    about.name, about.buffer = METADATA, len(model.buffers)
-    model.metadata = [*(model.metadata or []), about]
-    content = schema.BufferT()
-    content.data = np.frombuffer(json.dumps(dict(metadata), sort_keys=True).encode(), np.uint8)
-    model.buffers = [*model.buffers, content]
-    model.description = "MobileR2L"
-
-    # Buffer 0 is empty by convention; any other empty one belongs to a tensor that is computed.
-    kept, place, moved = [], {}, {}
-    for index, buffer in enumerate(model.buffers):
-        data = bytes(buffer.data) if buffer.data is not None else b""
-        if index and data and data in place:
-            moved[index] = place[data]
-            continue
-        moved[index] = len(kept)
-        if index and data:
-            place[data] = len(kept)
-        aligned = Aligned()
-        aligned.data = buffer.data
-        kept.append(aligned)
-    model.buffers = kept
-    for subgraph in model.subgraphs:
-        for tensor in subgraph.tensors:
-            tensor.buffer = moved[tensor.buffer]
-    for entry in model.metadata:
-        entry.buffer = moved[entry.buffer]
-
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what the converter and the runtime write to standard error, mostly from C++, where Python cannot.
-
-    Standard output is left alone: a progress line of the caller's may be on it. Should something be raised, what was
-    silenced is shown after all.
-    """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as silenced:
-        os.dup2(silenced.fileno(), 2)
-        try:
-            with warnings.catch_warnings(), mock.patch.dict(os.environ, LITERT_TORCH_SHOW_PROGRESS="n"):
-                warnings.simplefilter("ignore")
-                yield
-        except Exception:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            silenced.seek(0)
-            sys.stderr.write(silenced.read().decode(errors="replace"))
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)

@@ -19,13 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobiler2l_ns.export.formats.onnx.convert import OnnxRunner, traced, write
+from mobiler2l_ns.export.formats.onnx.convert import traced, write
+from mobiler2l_ns.export.formats.snapml.runner import DOMAIN, GELU, OPSET, runnable
 from mobiler2l_ns.export.graph import Graph
-
-OPSET = 11
-GELU = "GeluSnap"
-DOMAIN = "mobiler2l.snap"
-IR_WITH_FUNCTIONS = 8
 
 
 class _Gelu(torch.autograd.Function):
@@ -59,39 +55,3 @@ def convert(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
     for imported in [opset for opset in model.opset_import if opset.domain == DOMAIN]:
         model.opset_import.remove(imported)
     write(model, path, metadata, check=runnable(model))
-
-
-def runnable(model: Any) -> Any:
-    """A copy of a model in which ``GeluSnap`` is defined: y = x / 2 * (1 + erf(x / sqrt(2)))."""
-    from onnx import helper
-
-    model = deepcopy(model)
-    nodes = [node for node in model.graph.node if node.op_type == GELU]
-    if not nodes:
-        return model
-    for node in nodes:
-        node.domain = DOMAIN
-    constants = {"half": 0.5, "one": 1.0, "slope": 0.5**0.5}
-    body = [
-        helper.make_node("Constant", [], [name], value=helper.make_tensor(name, 1, [], [value]))
-        for name, value in constants.items()
-    ]
-    body += [
-        helper.make_node("Mul", ["x", "slope"], ["scaled"]),
-        helper.make_node("Erf", ["scaled"], ["erf"]),
-        helper.make_node("Add", ["erf", "one"], ["shifted"]),
-        helper.make_node("Mul", ["x", "half"], ["halved"]),
-        helper.make_node("Mul", ["halved", "shifted"], ["y"]),
-    ]
-    opset = helper.make_opsetid("", OPSET)
-    model.functions.append(helper.make_function(DOMAIN, GELU, ["x"], ["y"], body, [opset]))
-    model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    model.ir_version = max(model.ir_version, IR_WITH_FUNCTIONS)
-    return model
-
-
-def open_file(path: Path) -> OnnxRunner:
-    """A file in onnxruntime."""
-    import onnx
-
-    return OnnxRunner(runnable(onnx.load(str(path))).SerializeToString())

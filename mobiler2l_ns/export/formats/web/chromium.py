@@ -52,6 +52,11 @@ def find_chromium() -> str | None:
     return next((path for path in (*found, *filter(os.path.exists, MAC)) if path), None)
 
 
+def missing_chromium() -> str | None:
+    """What to install before a page can be proven; None if it is there."""
+    return None if find_chromium() else "a web page is proven by Chromium or Chrome (Debian: apt-get install chromium)"
+
+
 class PageError(RuntimeError):
     """A script threw, a page did not answer, or the browser is gone."""
 
@@ -258,8 +263,8 @@ class Chromium:
 
     def touch(self, *moments: Sequence[tuple[float, float]]) -> None:
         """Fingers at their places, moment after moment, then lifted; the same number of fingers throughout."""
-        for index, places in enumerate(moments):
-            points = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(places)]
+        for index, fingers in enumerate(moments):
+            points = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(fingers)]
             self.send("Input.dispatchTouchEvent", type="touchMove" if index else "touchStart", touchPoints=points)
         self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 

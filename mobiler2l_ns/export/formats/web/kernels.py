@@ -112,7 +112,7 @@ def _multiply(fused: bool) -> tuple[int, int, bytes]:
         return a + b + c + _simd(0x105) if fused else _add(c, _mul(a, b))
 
     def tile(count: int) -> bytes:
-        places = [_get(to) if i == 0 else _plus(_get(to), _times(_get(out_step), _number(i))) for i in range(count)]
+        targets = [_get(to) if i == 0 else _plus(_get(to), _times(_get(out_step), _number(i))) for i in range(count)]
         sources = [
             _get(plus) if i == 0 else _plus(_get(plus), _times(_get(out_step), _number(i))) for i in range(count)
         ]
@@ -142,7 +142,7 @@ def _multiply(fused: bool) -> tuple[int, int, bytes]:
         step += _grow(weight, _number(128)) + b"".join(_grow(pointer[i], _number(16)) for i in range(count))
         code += _while(_less(_get(weight), _get(end)), step)
         code += b"".join(
-            _store(places[i], _get(total[2 * i + half]), 16 * half) for i in range(count) for half in (0, 1)
+            _store(targets[i], _get(total[2 * i + half]), 16 * half) for i in range(count) for half in (0, 1)
         )
         code += _grow(row, _times(_get(x_step), _number(count)))
         code += _grow(to, _times(_get(out_step), _number(count)))
@@ -176,7 +176,7 @@ def _activate() -> tuple[int, int, bytes]:
     x, count, kind, end = range(4)
     value, whole, rest, inverse = range(4, 8)
 
-    def over_all(of_value: bytes) -> bytes:
+    def for_each(of_value: bytes) -> bytes:
         body = _set(value, _load(_get(x))) + _store(_get(x), of_value) + _grow(x, _number(16))
         return _while(_less(_get(x), _get(end)), body)
 
@@ -195,7 +195,7 @@ def _activate() -> tuple[int, int, bytes]:
     sigmoid = _div(one, _add(one, _exponential(negative, whole, rest)))
     code = _set(end, _plus(_get(x), _times(_get(count), _number(4))))
     for name, value_of in (("relu", _max(_get(value), _floats(0.0))), ("gelu", gelu_value), ("sigmoid", sigmoid)):
-        code += _if(_get(kind) + _number(ACTIVATIONS[name]) + b"\x46", over_all(value_of))
+        code += _if(_get(kind) + _number(ACTIVATIONS[name]) + b"\x46", for_each(value_of))
     return 3, 1, code
 
 

@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 
 from mobiler2l_ns.errors import UserError
 
@@ -66,7 +67,7 @@ def serve(folder: Path, port: int = 0) -> FolderServer:
 def show(folder: Path, port: int) -> None:
     """Serve a folder until Ctrl-C, and say where it is."""
     server = serve(folder, port)
-    CONSOLE.print(f"[bold green]{server.address}[/] shows {folder}; Ctrl-C ends it")
+    CONSOLE.print(f"[bold green]{server.address}[/] shows {escape(str(folder))}; Ctrl-C ends it", soft_wrap=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

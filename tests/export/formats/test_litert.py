@@ -13,7 +13,9 @@ from small_student import COMBINED_VARIANTS, MISTAKES, make_graph, psnr
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.formats.litert import convert as litert
-from mobiler2l_ns.export.formats.litert.convert import LiteRTRunner
+from mobiler2l_ns.export.formats.litert.file import ALIGNMENT, read, read_metadata
+from mobiler2l_ns.export.formats.litert.layers import read_layers
+from mobiler2l_ns.export.formats.litert.runner import LiteRTRunner
 
 pytest.importorskip("litert_torch")
 
@@ -51,7 +53,7 @@ def test_nothing_is_printed_and_nothing_changes(tmp_path, monkeypatch, capfd):
 def test_the_file_is_the_graph(variant, start, tmp_path):
     graph, examples = make_graph(start, **COMBINED_VARIANTS[variant])
     assert psnr(graph, convert(graph, tmp_path / "m.tflite"), examples) >= 80
-    operators = [name for name, *_ in litert.layers(tmp_path / "m.tflite")]
+    operators = [layer.op for layer in read_layers(tmp_path / "m.tflite")]
     assert operators.count("TRANSPOSE_CONV") == 3
     if "mlp" not in variant:  # channels are last from end to end
         assert operators.count("TRANSPOSE") == (start == "pose")
@@ -62,8 +64,8 @@ def test_the_file_is_the_graph(variant, start, tmp_path):
 def test_smaller_weights_cost_little(precision, least, start, tmp_path):
     graph, examples = make_graph(start)
     assert psnr(graph, convert(graph, tmp_path / "m.tflite", precision), examples) >= least
-    types = {kind for *_, kind, _ in litert.layers(tmp_path / "m.tflite")}
-    assert types == {"FLOAT32"}  # also what DEQUANTIZE gives
+    types = {layer.dtype for layer in read_layers(tmp_path / "m.tflite")}
+    assert types == {"float32"}  # also what DEQUANTIZE gives
 
 
 def test_several_sizes_share_their_weights(tmp_path):
@@ -84,7 +86,7 @@ def test_several_sizes_share_their_weights(tmp_path):
 
 
 def _bytes_of_buffers(path) -> int:
-    return sum(0 if buffer.data is None else len(buffer.data) for buffer in litert._read(path.read_bytes()).buffers)
+    return sum(0 if buffer.data is None else len(buffer.data) for buffer in read(path.read_bytes()).buffers)
 
 
 def test_a_client_finds_names_shapes_layout_and_metadata(tmp_path):
@@ -96,10 +98,10 @@ def test_a_client_finds_names_shapes_layout_and_metadata(tmp_path):
     }
     picture = interpreter.get_signature_runner()(**{name: value.numpy() for name, value in camera.items()})["image"]
     assert picture.shape == (1, 43, 61, 3) and picture.dtype == np.float32
-    assert litert.read_metadata(tmp_path / "m.tflite") == {"generator": "test"}
-    found = litert.layers(tmp_path / "m.tflite")
-    assert found[-1][2:4] == ((1, 43, 61, 3), "FLOAT32")
-    assert {"SIN", "COS", "CONV_2D", "GELU", "LOGISTIC", "DEQUANTIZE"} <= {name for name, *_ in found}
+    assert read_metadata(tmp_path / "m.tflite") == {"generator": "test"}
+    found = read_layers(tmp_path / "m.tflite")
+    assert (found[-1].shape, found[-1].dtype) == ((1, 43, 61, 3), "float32")
+    assert {"SIN", "COS", "CONV_2D", "GELU", "LOGISTIC", "DEQUANTIZE"} <= {layer.op for layer in found}
 
 
 def test_weights_are_aligned_and_inside_of_the_flatbuffer(tmp_path):
@@ -110,7 +112,7 @@ def test_weights_are_aligned_and_inside_of_the_flatbuffer(tmp_path):
     for buffer in schema.ModelT.InitFromPackedBuf(content, 0).buffers:
         assert not buffer.offset
         if buffer.data is not None and len(buffer.data) >= 1024:
-            assert content.index(bytes(buffer.data)) % litert.ALIGNMENT == 0
+            assert content.index(bytes(buffer.data)) % ALIGNMENT == 0
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -12,10 +12,10 @@ from web_page import make_rgba_student, picture, pixels, psnr, show, write_page
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import manifest, package
-from mobiler2l_ns.export.formats.table import FORMATS
+from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.formats.web import chromium
-from mobiler2l_ns.export.formats.web import convert as web_package
 from mobiler2l_ns.export.formats.web.chromium import find_chromium
+from mobiler2l_ns.export.formats.web.runner import WebRunner
 from mobiler2l_ns.export.formats.web.serve import serve
 from mobiler2l_ns.export.graph import PoseToImage
 from mobiler2l_ns.export.package import Request, export_packages
@@ -89,7 +89,7 @@ def test_nothing_points_outside_of_the_folder(served):
 
 
 def test_the_record_names_what_ran(monkeypatch, tmp_path, capsys, served):
-    assert served.file.run_by == FORMATS["web"].run_by
+    assert served.file.run_by == all_formats()["web"].run_by
     without = tuple(flag for flag in chromium.FLAGS if "webgpu" not in flag)
     monkeypatch.setattr(chromium, "FLAGS", without)
     (file,) = export_packages(make_student(num_blocks=1), [Request("web")], tmp_path)
@@ -98,7 +98,7 @@ def test_the_record_names_what_ran(monkeypatch, tmp_path, capsys, served):
 
 
 def test_a_wrong_page_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(web_package.WebRunner, "_compare", lambda *_: None)  # only the student's pictures refuse it
+    monkeypatch.setattr(WebRunner, "_compare", lambda *_: None)  # only the student's pictures refuse it
     student = make_student()
     wrong = PoseToImage(student).eval()
     wrong.network.head[0].weight[3] += 0.5  # type: ignore[operator]
@@ -109,5 +109,5 @@ def test_a_wrong_page_is_refused(monkeypatch, tmp_path):
 
 
 def test_without_a_browser_the_export_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(web_package, "find_chromium", lambda: None)
-    assert "apt-get install chromium" in (FORMATS["web"].missing() or "")
+    monkeypatch.setattr(chromium, "find_chromium", lambda: None)
+    assert "apt-get install chromium" in (all_formats()["web"].missing() or "")

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mobiler2l_ns.export.contract import POSE_INPUTS, GraphInput
 from mobiler2l_ns.export.formats.coreml import convert as coreml
-from mobiler2l_ns.export.formats.coreml.evaluator import MILError, MILProgram, image_to_array, open_package
-from mobiler2l_ns.export.graph import POSE_INPUTS, GraphInput
+from mobiler2l_ns.export.formats.coreml.evaluator import MILError, MILProgram
+from mobiler2l_ns.export.formats.coreml.runner import image_to_array, open_package
 
 H, W = 5, 7  # rays
 K, L = 8, 6

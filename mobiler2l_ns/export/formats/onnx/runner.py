@@ -1,0 +1,27 @@
+"""Runs ONNX files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class OnnxRunner:
+    """Runs a file with onnxruntime on the CPU."""
+
+    def __init__(self, model: Path | bytes) -> None:
+        import onnxruntime
+
+        source = model if isinstance(model, bytes) else str(model)
+        self.session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        halves = "tensor(float16)"
+        self.dtypes = {i.name: np.float16 if i.type == halves else np.float32 for i in self.session.get_inputs()}
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """One array for each input; picture (channels, height, width) in 0..1 out."""
+        given = {name: np.asarray(value, dtype=self.dtypes[name]) for name, value in inputs.items()}
+        return np.asarray(self.session.run(["image"], given)[0], dtype=np.float32)[0]
