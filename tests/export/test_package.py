@@ -21,6 +21,9 @@ from mobiler2l_ns.export.extra import Extra
 from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.graph import EncodingToImage, PoseToImage, fold_batch_norms, graph_of
 from mobiler2l_ns.export.package import Request, export_packages, view_of
+from mobiler2l_ns.student.config import StudentConfig
+from mobiler2l_ns.student.model import MobileR2LModelConfig
+from mobiler2l_ns.student.renderer import Student
 
 FORMATS = all_formats()
 
@@ -255,6 +258,35 @@ def test_a_wrong_package_is_refused_and_leaves_nothing(mistake, format_name, con
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_package_whose_numbers_overflow_is_refused_as_such(value, tmp_path, monkeypatch):
+    def overflowing(self, path, function):
+        return lambda inputs: np.full((3, 44, 60), value, np.float32)
+
+    monkeypatch.setattr(type(FORMATS["onnx"]), "open", overflowing)
+    with pytest.raises(UserError, match="The onnx package gives pictures with NaN or infinity: .* overflow"):
+        export(make_student(), "onnx", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused_as_such(tmp_path):
+    student = make_student(num_blocks=1, sr_blocks=1, norm=False, activation="relu", initialisation="torch")
+    # float32 holds these weights, float16, which ends at 65504, does not; the last layer makes their work small again.
+    student.network.head[0].weight.mul_(1e8)  # type: ignore[operator,union-attr]
+    student.network.out[0].weight.mul_(1e-8)  # type: ignore[operator,union-attr]
+    assert export(student, "onnx", tmp_path / "fp32").psnr_student >= 80
+    with pytest.raises(UserError, match="NaN or infinity"):
+        export(student, "onnx", tmp_path / "fp16", precision="fp16")
+
+
+def test_a_student_that_has_diverged_is_not_exported(tmp_path):
+    student = make_student()
+    student.network.out[0].bias.fill_(float("nan"))  # type: ignore[operator,union-attr]
+    with pytest.raises(UserError, match="The student's own pictures hold NaN or infinity"):
+        export(student, "onnx", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_export_leaves_the_previous_package_whole(tmp_path, monkeypatch):
     student = make_student()
     export(student, "onnx", tmp_path)
@@ -310,6 +342,20 @@ def test_packages_of_another_student_are_not_listed(tmp_path):
     export(make_student(), "onnx", tmp_path)
     export(make_student(activation="relu"), "coreml", tmp_path)
     assert [entry["format"] for entry in json.loads((tmp_path / "manifest.json").read_text())["files"]] == ["coreml"]
+
+
+def test_how_a_student_was_trained_is_no_part_of_which_student_it_is():
+    shape = {"width": 24, "num_blocks": 2, "sr_channels": (16, 8, 8)}
+    plain = Student(StudentConfig(**shape))
+    trained = MobileR2LModelConfig(**shape, compile="on", precision="float32", prune=(0.5,), prune_between=(0.2, 0.4))
+    same = Student(trained, trained)
+    same.load_state_dict(plain.state_dict())
+    assert manifest.student_digest(same) == manifest.student_digest(plain)
+    assert manifest.describe(same) == manifest.describe(plain)
+    # Settings that change no weight but the picture do count.
+    elsewhere = Student(StudentConfig(**shape, depth_spacing="disparity"))
+    elsewhere.load_state_dict(plain.state_dict())
+    assert manifest.student_digest(elsewhere) != manifest.student_digest(plain)
 
 
 def test_the_student_is_loaded_without_its_capture(finished_run, loaded_pipeline):
