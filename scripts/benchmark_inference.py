@@ -88,9 +88,9 @@ def open_ncnn(path: Path, threads: int) -> Frame:
 
 def open_coreml(path: Path, threads: int) -> Frame:
     """One frame by Core ML, which chooses processors and threads itself."""
-    from mobiler2l_ns.export.formats.table import FORMATS
+    from mobiler2l_ns.export.formats import all_formats
 
-    return FORMATS["coreml"].open(path, "main")
+    return all_formats()["coreml"].open(path, "main")
 
 
 OPEN = {"onnx": open_onnx, "litert": open_litert, "ncnn": open_ncnn}
@@ -100,9 +100,9 @@ if sys.platform == "darwin":
 
 def formats_present() -> list[str]:
     """Every precision of every format that can be written and timed here."""
-    from mobiler2l_ns.export.formats.table import FORMATS
+    from mobiler2l_ns.export.formats import all_formats
 
-    forms = [FORMATS[name] for name in OPEN if FORMATS[name].missing() is None]
+    forms = [all_formats()[name] for name in OPEN if all_formats()[name].missing() is None]
     return [
         form.name + f"-{precision}" * (precision != form.precision) for form in forms for precision in form.thresholds
     ]
@@ -128,7 +128,7 @@ def main() -> None:
     from rich.progress import track
     from rich.table import Table
 
-    from mobiler2l_ns.export.formats.table import FORMATS
+    from mobiler2l_ns.export.formats import all_formats
     from mobiler2l_ns.export.graph import graph_of
     from mobiler2l_ns.export.manifest import digests
     from mobiler2l_ns.student.network import measure_cost
@@ -146,7 +146,7 @@ def main() -> None:
     pairs = [(name, label) for label in formats for name in names]
     with tempfile.TemporaryDirectory() as folder:
         for name, label in track(pairs, "Converting", console=console, transient=True):
-            form = FORMATS[label.partition("-")[0]]
+            form = all_formats()[label.partition("-")[0]]
             precision = label.partition("-")[2] or form.precision
             path = Path(folder) / f"{name}-{label}{form.suffix}"
             form.convert({"main": graph_of(students[name], "pose")}, path, precision, {})

@@ -103,16 +103,16 @@ def open_onnx(path: Path, function: str) -> Package:
 
 def open_snapml(path: Path, function: str) -> Package:
     """A file for Lens Studio; elsewhere its own operator has to be given its meaning."""
-    from mobiler2l_ns.export.formats.snapml.convert import open_file
+    from mobiler2l_ns.export.formats import all_formats
 
-    return open_file(path)
+    return all_formats()["snapml"].open(path, function)
 
 
 def open_coreml(path: Path, function: str) -> Package:
     """A Core ML package: by Core ML on a Mac, elsewhere by an evaluation of its operations."""
-    from mobiler2l_ns.export.formats.table import FORMATS
+    from mobiler2l_ns.export.formats import all_formats
 
-    return FORMATS["coreml"].open(path, function)
+    return all_formats()["coreml"].open(path, function)
 
 
 def open_litert(path: Path, function: str) -> Package:

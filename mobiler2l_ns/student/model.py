@@ -74,7 +74,7 @@ class MobileR2LModel(Model):
     def populate_modules(self) -> None:
         super().populate_modules()
         self.student = Student(self.config, self.config)
-        self.learns_coarser = len(self.config.pitches) > 1
+        self.learns_coarser = False
         self.lpips = LazyLPIPS()
         self.display = Display(self)
         self._comparing = False

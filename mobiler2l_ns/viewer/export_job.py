@@ -11,6 +11,8 @@ import time
 from functools import cached_property
 from pathlib import Path
 
+from mobiler2l_ns.export.formats import all_formats
+
 COMMAND = "from mobiler2l_ns.plugin.export_commands import entrypoint; entrypoint()"
 """What the console script mobiler2l-export does."""
 SPECIAL = re.compile(r"[\\`*{<\[]")
@@ -19,9 +21,7 @@ SPECIAL = re.compile(r"[\\`*{<\[]")
 
 def format_names() -> list[str]:
     """What mobiler2l-export can write with what is installed here; "all" of it last."""
-    from mobiler2l_ns.export.formats.table import FORMATS
-
-    return [*(name for name, form in FORMATS.items() if form.missing() is None), "all"]
+    return [*(name for name, form in all_formats().items() if form.missing() is None), "all"]
 
 
 class ExportJob:

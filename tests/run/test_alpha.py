@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mobiler2l_ns.export.formats.table import FORMATS
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.nerfacto import NerfactoModelConfig
@@ -15,6 +14,7 @@ from short_run import load_script, load_student, open_run, train
 
 from mobiler2l_ns.capture.background import Background, premultiply
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.export.proof import Reference
 from mobiler2l_ns.export.proof_photos import load_proof_photos
@@ -112,7 +112,7 @@ def test_a_run_with_alpha_goes_through_all_phases(alpha_run):
 def test_packages_carry_alpha(alpha_run, format_name, tmp_path):
     student = load_student(alpha_run)
     (file,) = export_packages(student, [Request(format_name)], tmp_path)
-    assert file.psnr_student >= FORMATS[format_name].thresholds[file.precision]
+    assert file.psnr_student >= all_formats()[format_name].thresholds[file.precision]
     described = json.loads((tmp_path / "manifest.json").read_text())
     assert described["output"].startswith("RGBA, premultiplied")
     assert described["pitches"] == [1.0, 2.0]

@@ -15,8 +15,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from short_run import PHASES, open_run, train
 
+from mobiler2l_ns.capture.splits import selection_split
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.progress.phases import Phase
 from mobiler2l_ns.teacher.loaded import load_teacher
 
 TOTAL = sum(PHASES.values())
@@ -141,7 +141,7 @@ SIZES = [(10, 10), (10, 150), (150, 10), (30, 20), (20, 30), (50, 40), (40, 50),
 @pytest.mark.parametrize("focal", [15.0, 300.0])
 def test_the_viewer_gets_exactly_its_size(loaded, shown, focal):
     model = loaded[0].model
-    model.show = shown
+    model.display.show = shown
     try:
         for width, height in SIZES if shown in ("phase", "student") else SIZES[:3]:
             camera = Cameras(torch.eye(4)[None, :3], focal, focal, width / 2, height / 2, width=width, height=height)
@@ -150,7 +150,7 @@ def test_the_viewer_gets_exactly_its_size(loaded, shown, focal):
             assert outputs["depth"].shape == outputs["accumulation"].shape == (height, width, 1)
             assert bool(outputs["rgb"].isfinite().all())
     finally:
-        model.show = "phase"
+        model.display.show = "phase"
 
 
 def test_the_picture_shown_follows_the_phase(loaded):
@@ -159,15 +159,15 @@ def test_the_picture_shown_follows_the_phase(loaded):
     student, teacher = model.render_student(camera)["rgb"], None
     try:
         assert torch.equal(model.get_outputs_for_camera(camera)["rgb"], student)
-        model.phase = Phase.TEACHER
+        model.student.capture.record(depth_known=torch.tensor(False))
         teacher = model.get_outputs_for_camera(camera)["rgb"]
     finally:
-        model.phase = Phase.FINETUNE
+        model.student.capture.record(depth_known=torch.tensor(True))
     assert not torch.equal(teacher, student)
     half = teacher.shape[1] // 2
-    model.show = "split"
+    model.display.show = "split"
     both = model.get_outputs_for_camera(camera)["rgb"]
-    model.show = "phase"
+    model.display.show = "phase"
     assert torch.equal(both[:, :half], teacher[:, :half]) and torch.equal(both[:, half:], student[:, half:])
 
 
@@ -263,12 +263,11 @@ def test_fine_tuning_keeps_the_better_student(make_config, tmp_path):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_held_out_photos_are_not_fine_tuned_on(loaded):
-    datamanager = loaded[0].datamanager
+def test_selection_photos_are_not_fine_tuned_on():
     for count in (1, 2, 5, 20, 100, 1000):
-        train_photos, held_out = datamanager.split_photos(count)
-        assert 1 <= len(held_out) <= 8 and train_photos
-        assert count == 1 or not set(train_photos) & set(held_out)
+        train_photos, selection = selection_split(count)
+        assert 1 <= len(selection) <= 8 and train_photos
+        assert count == 1 or not set(train_photos) & set(selection)
 
 
 # Teachers from elsewhere

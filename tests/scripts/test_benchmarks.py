@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from short_run import SCRIPTS, load_script
 
-from mobiler2l_ns.export.formats.table import FORMATS
+from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.formats.web.chromium import find_chromium
 
 
@@ -109,7 +109,7 @@ def test_training_throughput_is_measured_against_the_plain_recipe(tmp_path):
 
 def test_latency_is_measured_against_the_papers_network(tmp_path):
     settings = ("--size", 64, "--runs", 3, "--json", tmp_path / "i.json")
-    formats = ["onnx-int8", *(name for name in ("litert", "ncnn") if FORMATS[name].missing() is None)]
+    formats = ["onnx-int8", *(name for name in ("litert", "ncnn") if all_formats()[name].missing() is None)]
     result, printed = bench("benchmark_inference", "mobiler2l-fast", *settings, "--formats", *formats)
     paper, fast = result["mobiler2l-paper"], result["mobiler2l-fast"]
     assert set(fast) >= {"ms", "mb", "ratio_to_paper"} and list(fast["formats"]) == formats

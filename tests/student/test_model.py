@@ -98,6 +98,7 @@ def low_res_batch(config: MobileR2LModelConfig) -> tuple[LowResRays, dict[str, t
 
 def test_each_step_of_a_student_with_several_pitches_holds_a_coarser_one():
     model = SEVERAL.setup(scene_box=BOX, num_train_data=1)
+    model.learns_coarser = True
     rays, batch = low_res_batch(SEVERAL)
     pitches = set()
     for _ in range(20):
@@ -121,8 +122,6 @@ def test_each_step_of_a_student_with_several_pitches_holds_a_coarser_one():
 @pytest.mark.parametrize("config", [SEVERAL, replace(SEVERAL, pitches=(1.0,))])
 def test_before_its_time_or_without_one_no_coarser_pitch_is_learned(config):
     model = config.setup(scene_box=BOX, num_train_data=1)
-    if len(config.pitches) > 1:
-        model.learns_coarser = False
     rays, batch = low_res_batch(config)
     outputs = model(rays)
     assert set(outputs) == {"rgb"} and set(model.get_loss_dict(outputs, batch)) == {"student_rgb_loss"}

@@ -159,17 +159,17 @@ def test_what_is_shown_can_be_chosen(seen):
     model = seen.pipeline.model
     student = seen.frame()
     teacher = seen.frame_after(lambda: seen.choose("phase", "teacher"))
-    assert model.show == "teacher"
+    assert model.display.show == "teacher"
     apart = float(np.abs(teacher - student).mean())
     seen.choose("teacher", "split")
     seen.frame_like(student, 0.9 * apart)  # half of it is the student's
-    assert model.show == "split" and model.split == 0.5
+    assert model.display.show == "split" and model.display.split == 0.5
     panel = seen.pipeline.panel
     assert panel._split.gui_handle.visible
     thumb = "[...document.querySelectorAll('[role=slider]')].find(e => e.ariaValueNow == '0.5' && e.offsetParent)"
     x, y = seen.browser.evaluate(MIDDLE.format(thumb))
     seen.frame_after(lambda: seen.browser.drag((x, y), (x + 40, y)))
-    assert 0.55 < model.split <= 1.0
+    assert 0.55 < model.display.split <= 1.0
     seen.frame_after(lambda: seen.choose("split", "error"))
     assert not panel._split.gui_handle.visible
     seen.choose("error", "student")
