@@ -1,5 +1,6 @@
 """Ray trace the demo capture: a small glossy still life in NeRF "Blender" format, the same bytes on every run.
 
+A second scene, `--scene thin`, holds what is hard to find for a radiance field: a dark chair of thin legs, and wires.
 World frame: z up, every surface within 1.27 of the origin. Cameras follow OpenGL: x right, y up, looking along -z.
 Inside the tracer N vectors are one (3, N) float32 tensor, and colours are linear until the tone mapping. Radiance
 depends on point and direction alone (nothing is random), so `render` can serve as the exact reference image.
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -106,6 +108,7 @@ class Solid:
     height: float = 0.0
     axis: float | None = None  # azimuth in radians of a level axis; None for an upright one
     reflectance: float = 0.05  # at normal incidence; above 0.5 a metal tinted by its paint
+    shades: bool = True  # whether it can lie between another solid and the key light
 
     def __post_init__(self) -> None:
         c, s = math.cos(self.axis or 0), math.sin(self.axis or 0)
@@ -183,7 +186,7 @@ def _ball(x: float, y: float, radius: float, base: str, wide: str, thin: str) ->
 
 
 SOLIDS = [
-    Solid((0.0, 0.0, GROUND - 0.075), 0.025, _paint_table, width=1.075, height=0.05, reflectance=0.035),
+    Solid((0.0, 0.0, GROUND - 0.075), 0.025, _paint_table, width=1.075, height=0.05, reflectance=0.035, shades=False),
     Solid((-0.40, 0.20, GROUND + 0.42), 0.42, _paint_ceramic),
     Solid((0.42, 0.42, GROUND + 0.31), 0.31, lambda q, _: _coats("f3e3c8").expand_as(q), reflectance=0.85),
     Solid((0.42, -0.38, GROUND + 0.34), 0.09, _stripes("f7b512", "2a1a6e", "f3ead6", 14, 5.6), ring=0.25, axis=-0.97),
@@ -199,6 +202,32 @@ SOLIDS = [
 ]
 
 
+def _plain(code: str) -> Paint:
+    return lambda q, _: _coats(code).expand_as(q)
+
+
+def _bar(x: float, y: float, z: float, half: float, axis: float | None = None, thick: float = 0.022) -> Solid:
+    return Solid((x, y, z), thick, _stripes("1c1410", "2e2018", "6e4a24", 2, 6), height=half, axis=axis)
+
+
+_CORNERS = [(x, y) for x in (-0.36, 0.36) for y in (-0.36, 0.36)]
+THIN_SOLIDS = [
+    *(
+        _bar(x, y, -0.42 if x > 0 else -0.02, 0.42 if x > 0 else 0.82) for x, y in _CORNERS
+    ),  # legs, two reach up
+    *(_bar(0.0, y, z, 0.36, 0.0) for y in (-0.36, 0.36) for z in (-0.62, 0.0)),  # level bars along x
+    *(_bar(x, 0.0, z, 0.36, math.pi / 2) for x in (-0.36, 0.36) for z in (-0.62, 0.0)),  # and along y
+    *(_bar(-0.36, 0.0, z, 0.36, math.pi / 2, 0.016) for z in (0.3, 0.52, 0.78)),  # rungs of the back
+    *(_bar(x, 0.0, 0.0, 0.36, math.pi / 2, 0.012) for x in (-0.2, -0.05, 0.1, 0.25)),  # straps of the seat
+    Solid((0.1, -0.1, 0.45), 0.010, _plain("301818"), ring=0.3, axis=0.7),  # wires
+    Solid((0.1, 0.12, 0.5), 0.010, _plain("182030"), ring=0.22),
+    Solid((0.45, 0.3, 0.1), 0.008, _plain("101010"), ring=0.4, axis=-0.4),
+]
+"""Nothing thicker than a thirtieth of the whole."""
+SCENES = {"still-life": SOLIDS, "thin": THIN_SOLIDS}
+SceneName = Literal["still-life", "thin"]
+
+
 def sky(direction: Tensor) -> Tensor:
     """Linear radiance (3, N) of the studio around the scene: a sky, a floor, the round key lamp and a window."""
     up = direction[2]
@@ -210,21 +239,24 @@ def sky(direction: Tensor) -> Tensor:
     return colour + _vector(2.6, 3.0, 3.6) * pane
 
 
-def radiance(origin: Tensor, direction: Tensor, bounces: int = 1) -> tuple[Tensor, Tensor]:
+def radiance(
+    origin: Tensor, direction: Tensor, bounces: int = 1, solids: list[Solid] = SOLIDS
+) -> tuple[Tensor, Tensor]:
     """Linear radiance (3, N) along unit world rays and whether they hit (N,); the last reflection sees only the sky."""
-    distance, which = torch.stack([solid.intersect(origin, direction) for solid in SOLIDS]).min(0)
+    distance, which = torch.stack([solid.intersect(origin, direction) for solid in solids]).min(0)
     colour, hit = sky(direction), distance < math.inf
-    counts = torch.bincount(which[hit], minlength=len(SOLIDS))
-    order = torch.argsort(torch.where(hit, which, len(SOLIDS)), stable=True)[: int(counts.sum())]  # hits by solid
+    counts = torch.bincount(which[hit], minlength=len(solids))
+    order = torch.argsort(torch.where(hit, which, len(solids)), stable=True)[: int(counts.sum())]  # hits by solid
     ray = direction[:, order]
     point = origin[:, order] + distance[order] * ray
-    parts = [(solid, solid.local(q)) for solid, q in zip(SOLIDS, point.split(counts.tolist(), dim=1), strict=True)]
+    parts = [(solid, solid.local(q)) for solid, q in zip(solids, point.split(counts.tolist(), dim=1), strict=True)]
     normal = torch.cat([solid.normal(q) for solid, q in parts], dim=1)
     paint = torch.cat([solid.paint(q, torch.atan2(q[1], q[0]) / math.tau) for solid, q in parts], dim=1)
-    f0 = torch.tensor([solid.reflectance for solid in SOLIDS]).repeat_interleave(counts)
-    shadow, open_share = torch.ones_like(f0), SOLIDS[0].openness(point, normal)
-    for solid in SOLIDS[1:]:  # the table lies below everything, so it shades nothing
-        shadow, open_share = shadow * solid.visibility(point), open_share * solid.openness(point, normal)
+    f0 = torch.tensor([solid.reflectance for solid in solids]).repeat_interleave(counts)
+    shadow, open_share = torch.ones_like(f0), torch.ones_like(f0)
+    for solid in solids:
+        shadow = shadow * solid.visibility(point) if solid.shades else shadow
+        open_share = open_share * solid.openness(point, normal)
     facing, metal = -vecdot(normal, ray, dim=0).clamp_max(0), f0 > 0.5
     fresnel = torch.lerp(torch.where(metal, paint, 1.0) * f0, torch.ones(1), (1 - facing).clamp_min(0) ** 5)  # Schlick
     ambient = torch.lerp(_vector(0.30, 0.22, 0.16), _vector(0.50, 0.56, 0.68), 0.5 + 0.5 * normal[2]) * open_share
@@ -232,14 +264,21 @@ def radiance(origin: Tensor, direction: Tensor, bounces: int = 1) -> tuple[Tenso
     fill = _vector(0.22, 0.28, 0.40) * vecdot(FILL, normal, dim=0).clamp_min(0) * open_share
     lobe = vecdot(_unit(KEY - ray), normal, dim=0).clamp_min(0) ** 60  # Blinn-Phong
     mirror = _unit(ray + 2 * facing * normal)
-    seen = radiance(point + 2e-3 * normal, mirror, bounces - 1)[0] if bounces else sky(mirror)
+    seen = radiance(point + 2e-3 * normal, mirror, bounces - 1, solids)[0] if bounces else sky(mirror)
     diffuse = paint * (ambient + key + fill) * (1 - f0) * ~metal
     colour[:, order] = diffuse + fresnel * seen * (0.3 + 0.7 * open_share) + 0.2 * key * lobe
     return colour, hit
 
 
 @torch.no_grad()
-def render(camera_to_world: Tensor, width: int, height: int, focal: float, supersample: int = 3) -> Tensor:
+def render(
+    camera_to_world: Tensor,
+    width: int,
+    height: int,
+    focal: float,
+    supersample: int = 3,
+    solids: list[Solid] = SOLIDS,
+) -> Tensor:
     """Image (height, width, 4) of display RGB and straight alpha in 0..1, float32 on the CPU; RGB is 0 where alpha is.
 
     `camera_to_world` (3, 4) is an OpenGL pose, `focal` in pixels; a pixel averages a grid of `supersample`^2 rays.
@@ -250,7 +289,7 @@ def render(camera_to_world: Tensor, width: int, height: int, focal: float, super
     rays = _unit(pose[:, :3] @ torch.stack((u, -v, -torch.ones_like(u))).reshape(3, -1))
     strips = []
     for strip in rays.split(1 << 16, dim=1):  # bounds memory and keeps the working set in cache
-        colour, hit = radiance(pose[:, 3:].expand_as(strip), strip)
+        colour, hit = radiance(pose[:, 3:].expand_as(strip), strip, solids=solids)
         colour = 0.55 * colour  # exposure, then Narkowicz' fit of the ACES film curve and display gamma
         colour = (colour * (2.51 * colour + 0.03)) / (colour * (2.43 * colour + 0.59) + 0.14)
         strips.append(torch.cat((colour.clamp(0, 1) ** (1 / 2.2) * hit, hit[None].float())))
@@ -279,17 +318,26 @@ def sample_cameras(split: str, count: int) -> Tensor:
 
 
 def write_scene(
-    target: Positional[Path], size: int = 128, train: int = 100, val: int = 8, test: int = 8, supersample: int = 3
+    target: Positional[Path],
+    size: int = 128,
+    train: int = 100,
+    val: int = 8,
+    test: int = 8,
+    supersample: int = 3,
+    scene: SceneName = "still-life",
 ) -> str:
     """Ray trace the demo capture in NeRF "Blender" format to the folder `target`, which appears once it is complete.
 
-    Images are `size` pixels square with `supersample`^2 rays per pixel; `train`, `val` and `test` count the views.
+    Images are `size` pixels square with `supersample`^2 rays per pixel; `train`, `val` and `test` count the views
+    of `scene`.
     Returns a line saying what was done. The same scene already there is kept; anything else there: FileExistsError.
     """
     target, counts, start = target.resolve(), {"train": train, "val": val, "test": test}, time.perf_counter()
     if min(size, supersample, *counts.values()) < 1:
         raise ValueError("sizes and counts are at least 1")
     settings = {"generator": "mobiler2l_ns demo scene, version 1", "size": size, "supersample": supersample, **counts}
+    if scene != "still-life":
+        settings["scene"] = scene
     names, record = [f"{split}/r_{i}" for split in counts for i in range(counts[split])], json.dumps(settings, indent=1)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         same = (target / "scene.json").is_file() and (target / "scene.json").read_text() == record
@@ -312,7 +360,9 @@ def write_scene(
         torch.set_num_threads(1)
         pool = ThreadPoolExecutor(threads)
         stack.callback(pool.shutdown, cancel_futures=True)
-        images = pool.map(lambda pose: render(pose, size, size, focal, supersample), torch.cat([*poses.values()]))
+        images = pool.map(
+            lambda pose: render(pose, size, size, focal, supersample, SCENES[scene]), torch.cat([*poses.values()])
+        )
         brief = len(names) * (size * supersample) ** 2 < 1.5e6  # rays; about two seconds
         bar = track(images, "Rendering", len(names), console=Console(stderr=True), transient=True, disable=brief)
         for name, image in zip(names, bar, strict=True):
