@@ -183,7 +183,7 @@ def describe(student: Student) -> dict[str, Any]:
             "azimuth_degrees": dict(zip(("start", "extent"), _numbers(capture.get_buffer("azimuth")), strict=True)),
             "centre_box": _numbers(capture.get_buffer("centre_box")),
         },
-        "held_out_poses": _numbers(capture.proof_poses),
+        "held_out_poses": _numbers(capture.proof_poses),  # of the proof cameras
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mobiler2l_ns.capture.background import Background, photo_with_alpha
-from mobiler2l_ns.capture.photos import sized_dataset
+from mobiler2l_ns.capture.parsing import Split, of_split
+from mobiler2l_ns.capture.photos import CaptureDataset, sized_dataset
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
 
@@ -56,15 +58,16 @@ def load_proof_photos(config: TrainerConfig, student: Student) -> list[ProofPhot
     parser = manager.dataparser  # type: ignore[attr-defined]
     if manager.data is not None:
         parser.data = Path(manager.data)
-    for split in ("val", "test"):
+    splits: tuple[Split, ...] = ("val", "test")
+    for split in splits:
         try:
-            outputs = parser.setup().get_dataparser_outputs(split=split)
-        except (OSError, AssertionError, ValueError, KeyError) as error:
+            outputs = of_split(parser.setup(), split)
+        except UserError as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warning = f"The capture is not there ({reason}): nothing is compared with photos"
             CONSOLE.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
             break
-        if len(outputs.image_filenames) == 0:
+        if outputs is None:
             continue
         dataset = sized_dataset(outputs, manager.max_image_size, manager.camera_res_scale_factor)  # type: ignore[attr-defined]
         distance = (dataset.cameras.camera_to_worlds[None] - poses[:, None]).abs().amax(dim=(-1, -2))
@@ -74,20 +77,33 @@ def load_proof_photos(config: TrainerConfig, student: Student) -> list[ProofPhot
     return found
 
 
-def _photo(dataset, index: int, student: Student, config: TrainerConfig) -> ProofPhoto | None:
+def _photo(dataset: CaptureDataset, index: int, student: Student, config: TrainerConfig) -> ProofPhoto | None:
     background: Background = config.pipeline.model.background  # type: ignore[attr-defined]
-    if background.alpha and photo_with_alpha(dataset, index).shape[-1] != 4:
+    try:
+        photo, mask = photo_with_alpha(dataset, index), dataset.get_mask(index)
+        if background.alpha and photo.shape[-1] != 4:
+            return None
+        photo = background.photo(dataset, index)
+    except UserError as error:
+        CONSOLE.print(f"Left out: {error}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         return None
-    return undistorted(background.photo(dataset, index), dataset.cameras[index : index + 1], student.view())
+    moved = undistorted(photo, dataset.cameras[index : index + 1], student.view(), mask)
+    return moved if moved is not None and bool(moved.mask.any()) else None
 
 
-def undistorted(photo: Float[Tensor, "h w channels"], camera: Cameras, view: PictureGeometry) -> ProofPhoto | None:
+def undistorted(
+    photo: Float[Tensor, "h w channels"],
+    camera: Cameras,
+    view: PictureGeometry,
+    visible: Bool[Tensor, "h w 1"] | None = None,
+) -> ProofPhoto | None:
     """A photo, resampled as the pinhole camera of a view at the same pose sees it.
 
     Args:
         photo: in 0..1.
         camera: its camera, shape (1,), OpenCV's distortion k1, k2, k3, k4, p1, p2 in nerfstudio's order.
         view: the pinhole camera.
+        visible: where the photo shows something; None: everywhere.
 
     Returns:
         None where the lens has an r^8 term, which OpenCV's polynomial lacks.
@@ -108,7 +124,8 @@ def undistorted(photo: Float[Tensor, "h w channels"], camera: Cameras, view: Pic
     maps = cv2.initUndistortRectifyMap(
         matrix(fx, fy, cx, cy), lens, np.eye(3), matrix(*view.intrinsics), size, cv2.CV_32FC1
     )
-    image = np.concatenate([photo.numpy(), np.ones((*photo.shape[:2], 1), np.float32)], axis=-1)
+    shows = np.ones((*photo.shape[:2], 1), np.float32) if visible is None else visible.numpy().astype(np.float32)
+    image = np.concatenate([photo.numpy(), shows], axis=-1)
     if max(abs(maps[0] - np.arange(view.width)).max(), abs(maps[1] - np.arange(view.height)[:, None]).max()) > 1e-3:
         image = cv2.remap(image, *maps, cv2.INTER_LINEAR)
     else:  # its own pixels already

@@ -93,8 +93,8 @@ class ExportAll(_Export):
             if missing := form.missing():
                 CONSOLE.print(f"{form.name} is left out: {missing}", style="yellow", markup=False, soft_wrap=True)
                 continue
-            held: list[Contract] = [contract for contract in self.contracts if contract in form.contracts]
-            requests += [Request(form.name, contract, sizes=sizes) for contract in held]
+            contracts: list[Contract] = [contract for contract in self.contracts if contract in form.contracts]
+            requests += [Request(form.name, contract, sizes=sizes) for contract in contracts]
         self.export(requests)
 
 

@@ -29,9 +29,9 @@ def read_layers(path: Path) -> list[Layer]:
             shapes[blob] = np.asarray(extract(extractor, blob)).shape
         if layer.kind in ("Input", "Split"):  # names, not work
             continue
-        held = layer.number(31) == FLOAT32_ONLY
-        dtype = "float32" if held or about["precision"] == "fp32" else "float16"
+        on_cpu = layer.number(31) == FLOAT32_ONLY
+        dtype = "float32" if on_cpu or about["precision"] == "fp32" else "float16"
         top = layer.tops[0]
         macs = layer.macs([shapes[blob] for blob in layer.bottoms], shapes[top])
-        found.append(Layer(layer.kind, top, shapes[top], dtype, macs, held))
+        found.append(Layer(layer.kind, top, shapes[top], dtype, macs, on_cpu))
     return found
