@@ -18,7 +18,8 @@ from mobiler2l_ns.capture.background import Background, BackgroundColour
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.metrics import psnr
 from mobiler2l_ns.saved_run import SavedRun
-from mobiler2l_ns.teacher.nerfacto import lazy_lpips, shows_an_object
+from mobiler2l_ns.teacher.nerfacto import lazy_lpips
+from mobiler2l_ns.teacher.objects import shows_an_object
 from mobiler2l_ns.teacher.render import render_like_photo
 
 

@@ -123,7 +123,7 @@ def test_the_command_line_reaches_every_part(tmp_path):
 
 
 def test_teacher_settings_for_objects_come_with_blender_data_only():
-    from mobiler2l_ns.teacher.nerfacto import for_objects
+    from mobiler2l_ns.teacher.objects import for_objects
 
     config = for_objects(METHODS["mobiler2l"].config.pipeline.teacher)
     assert (config.background_color, config.near_plane, config.far_plane) == ("white", 2.0, 6.0)

@@ -23,7 +23,8 @@ from mobiler2l_ns.metrics import psnr
 from mobiler2l_ns.saved_run import SavedRun
 from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.renderer import Student
-from mobiler2l_ns.teacher.nerfacto import for_objects, lazy_lpips
+from mobiler2l_ns.teacher.nerfacto import lazy_lpips
+from mobiler2l_ns.teacher.objects import for_objects
 from mobiler2l_ns.teacher.render import render_pseudo_view, render_teacher
 
 

@@ -11,7 +11,8 @@ from mobiler2l_ns.capture.background import Background
 from mobiler2l_ns.geometry.bounds import SceneExtent
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.metrics import LazyLPIPS
-from mobiler2l_ns.teacher.nerfacto import for_objects, lazy_lpips
+from mobiler2l_ns.teacher.nerfacto import lazy_lpips
+from mobiler2l_ns.teacher.objects import for_objects
 from mobiler2l_ns.teacher.render import fingerprint, render_pseudo_view, render_teacher
 
 
