@@ -6,23 +6,39 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 Image = Float[Tensor, "h w 3"]
+Mask = Bool[Tensor, "h w 1"]
+
+SSIM_WINDOW = 11
+"""Pixels of the window of a structural similarity, each way."""
 
 
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of two pictures in 0..1, a scalar tensor."""
-    return -10.0 * torch.log10(torch.mean((a.float() - b.float()) ** 2).clamp(min=1e-16))
+def psnr(a: Tensor, b: Tensor, mask: Mask | None = None) -> Tensor:
+    """Peak signal-to-noise ratio in dB of two pictures in 0..1, over all pixels or the mask's, a scalar tensor; NaN
+    where the mask leaves none."""
+    squared = (a.float() - b.float()) ** 2
+    if mask is not None:
+        squared = squared[mask.to(squared.device)[..., 0]]
+    return -10.0 * torch.log10(torch.mean(squared).clamp(min=1e-16))
+
+
+def behind_mask(picture: Image, reference: Image, mask: Mask | None) -> Image:
+    """A picture that shows the reference wherever the mask hides it."""
+    return picture if mask is None else torch.where(mask.to(picture.device), picture, reference.to(picture))
 
 
 def ssim(a: Image, b: Image) -> float:
-    """Structural similarity with an 11-pixel Gaussian window, over the picture's rows and columns."""
+    """Structural similarity with an 11-pixel Gaussian window, over the picture's rows and columns; in pictures that are
+    smaller than that, with a narrower one."""
+    side = min(a.shape[:2])
+    sigma = 1.5 if side >= SSIM_WINDOW else max(1, (side - 1) // 2) / 3.5
     value = structural_similarity_index_measure(
-        a.permute(2, 0, 1)[None].float(), b.permute(2, 0, 1)[None].float(), data_range=1.0
+        a.permute(2, 0, 1)[None].float(), b.permute(2, 0, 1)[None].float(), data_range=1.0, sigma=sigma
     )
     assert isinstance(value, Tensor)
     return float(value)
@@ -58,8 +74,16 @@ class LazyLPIPS(nn.Module):
         return value
 
 
-def image_metrics(picture: Image, reference: Image, lpips: LazyLPIPS) -> dict[str, float]:
-    """PSNR, SSIM and, if its weights can be had, LPIPS of a picture in 0..1."""
-    metrics = {"psnr": float(psnr(picture, reference)), "ssim": ssim(picture, reference)}
+def image_metrics(picture: Image, reference: Image, lpips: LazyLPIPS, mask: Mask | None = None) -> dict[str, float]:
+    """PSNR, SSIM and, if its weights can be had, LPIPS of a picture in 0..1.
+
+    With a mask, PSNR is that of the visible pixels. SSIM and LPIPS look at neighbourhoods: the hidden pixels of both
+    pictures are the reference's own there, so they count as equal. Nothing is measured where nothing is visible.
+    """
+    if mask is not None and not bool(mask.any()):
+        return {}
+    decibel = float(psnr(picture, reference, mask))
+    picture = behind_mask(picture, reference, mask)
+    metrics = {"psnr": decibel, "ssim": ssim(picture, reference)}
     distance = float(lpips(picture.permute(2, 0, 1)[None], reference.permute(2, 0, 1)[None]))
     return metrics if math.isnan(distance) else {**metrics, "lpips": distance}

@@ -74,3 +74,26 @@ def test_with_weights_lpips_is_reported(monkeypatch):
 
 def test_lpips_never_enters_a_state_dict():
     assert not LazyLPIPS().state_dict()
+
+
+@pytest.mark.parametrize("side", [3, 5, 10, 11])
+def test_ssim_of_pictures_smaller_than_its_window(side):
+    a = torch.rand(side, 40, 3)
+    assert ssim(a, a) == pytest.approx(1.0, abs=1e-5)
+    assert -1.0 < ssim(a, 1.0 - a) < 0.9
+
+
+def test_what_a_mask_hides_counts_nowhere():
+    a, b = pictures()
+    mask = torch.zeros(48, 64, 1, dtype=torch.bool)
+    mask[:, :32] = True
+    broken = torch.where(mask, b, torch.zeros(3))
+    expected = float(psnr(a[:, :32], b[:, :32]))
+    assert float(psnr(broken, a, mask)) == pytest.approx(expected, abs=1e-4)
+    seen = image_metrics(broken, a, LazyLPIPS(), mask)
+    assert seen["psnr"] == pytest.approx(expected, abs=1e-4)
+    # SSIM as of a picture that shows the photo itself where it is hidden.
+    assert seen["ssim"] == pytest.approx(ssim(torch.where(mask, b, a), a), abs=1e-6)
+    assert seen["ssim"] > ssim(broken, a) + 0.2
+    assert image_metrics(broken, a, LazyLPIPS(), torch.zeros_like(mask)) == {}
+    assert bool(psnr(broken, a, torch.zeros_like(mask)).isnan())

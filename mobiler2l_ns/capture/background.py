@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, Datapa
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
+from mobiler2l_ns.capture.photos import CaptureDataset
 from mobiler2l_ns.errors import UserError
 
 BackgroundColour = Literal["white", "black"]
@@ -30,25 +32,25 @@ def premultiply(image: Float[Tensor, "h w 4"]) -> Float[Tensor, "h w 4"]:
 
 
 def photo_with_alpha(dataset: InputDataset, index: int) -> Float[Tensor, "h w channels"]:
-    """A photo as it is on disk, scaled to the dataset's size; ``get_data`` lays those with alpha over a colour."""
-    return torch.from_numpy(dataset.get_numpy_image(index).astype("float32") / 255.0)
+    """A photo with the channels of its own file, scaled to the dataset's size; ``get_data`` lays those with alpha over
+    a colour."""
+    read = dataset.get_own_image if isinstance(dataset, CaptureDataset) else dataset.get_numpy_image
+    return torch.from_numpy(read(index).astype("float32") / 255.0)
 
 
-def has_alpha(dataset: InputDataset) -> bool:
-    """Whether the photos have an alpha channel, as far as the first one tells."""
-    return photo_with_alpha(dataset, 0).shape[-1] == 4
+def without_alpha(dataset: CaptureDataset) -> list[Path]:
+    """Files of the photos that have no alpha channel, by their headers."""
+    found = zip(dataset.image_filenames, dataset.headers, strict=True)
+    return [path for path, header in found if header is None or not header.alpha]
 
 
 def is_cut_out(dataset: InputDataset) -> bool:
-    """Whether the dataset leaves it to others to lay its photos over a background: some of the first, middle and last
-    have transparent pixels."""
+    """Whether the dataset leaves it to others to lay its photos over a background: any of them has transparent
+    pixels."""
     if dataset._dataparser_outputs.alpha_color is not None:
         return False
-    for index in (0, len(dataset) // 2, len(dataset) - 1):
-        photo = dataset.get_numpy_image(index)
-        if photo.shape[-1] == 4 and photo[..., 3].min() < 255:
-            return True
-    return False
+    assert isinstance(dataset, CaptureDataset)
+    return dataset.cut_out
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,13 @@ def _uniform(low: Tensor, high: Tensor, shape: tuple[int, ...], generator: Gener
 
 
 def camera_spacing(poses: Poses) -> Float[Tensor, ""]:
-    """Median distance from a camera to the next one; infinite for a single camera."""
+    """Median distance from a camera to the next one that stands elsewhere; 0 if none does."""
     distance = torch.cdist(poses[:, :, 3], poses[:, :, 3])
-    return distance.fill_diagonal_(math.inf).amin(1).median()
+    # Several photos from one place are one camera.
+    apart = distance > 1e-6 * distance.max()
+    if not bool(apart.any()):
+        return torch.zeros(())
+    return torch.where(apart, distance, math.inf).amin(1).median()
 
 
 class OrbitSampler:
@@ -77,7 +81,8 @@ class OrbitSampler:
         offset = poses[:, :, 3] - self.centre
         radius = offset.norm(dim=-1)
         self.radius = torch.stack([radius.min(), radius.max()])
-        sine = (offset[:, 2] / radius).clamp(-1.0, 1.0)
+        # A camera at the point that all look at has no direction from there: it counts as level.
+        sine = (offset[:, 2] / radius.clamp(min=1e-9)).clamp(-1.0, 1.0)
         # Uniform in the sine of the elevation is uniform on the sphere.
         self.elevation_sine = torch.stack([sine.min(), sine.max()])
         self.azimuth = covered_arc(torch.atan2(offset[:, 1], offset[:, 0]))
@@ -134,7 +139,9 @@ class InterpolateSampler:
         turn = (poses[:, :, 2] @ poses[:, :, 2].T).clamp(-1, 1).arccos()
         # Half a radian of turn counts like the usual distance to the next camera.
         order = (distance / camera_spacing(poses).clamp(min=1e-6) + turn / 0.5).argsort(dim=1)
-        self.neighbours = order[:, 1 : neighbours + 1] if len(poses) > 1 else order
+        # Not the camera itself, which several photos from its very pose would let stand anywhere in the order.
+        others = order[order != torch.arange(len(poses))[:, None]].reshape(len(poses), -1)
+        self.neighbours = others[:, :neighbours] if len(poses) > 1 else order
 
     def sample(self, count: int, generator: Generator) -> Poses:
         first = torch.randint(len(self.poses), (count,), generator=generator)
@@ -181,7 +188,7 @@ def describe_poses(poses: Poses) -> PoseStatistics:
 
     centres = poses[:, :, 3]
     shell = OrbitSampler(poses).sample(256, torch.Generator().manual_seed(0))[:, :, 3]
-    gap = torch.cdist(shell, centres).amin(1).median() / camera_spacing(poses)
+    gap = torch.cdist(shell, centres).amin(1).median() / camera_spacing(poses).clamp(min=1e-9)
     return PoseStatistics(degrees(axes @ mean), degrees(aim), bool((aim > 0).all()), float(gap))
 
 
@@ -206,5 +213,7 @@ def make_pose_sampler(name: PoseSamplerName, poses: Poses) -> tuple[PoseSampler,
             )
         else:
             name, why = "orbit", f"90 % of the cameras aim within {look.aim:.0f}° of one point, from all over a shell"
+    if name == "orbit" and float((poses[:, :, 3] - look_at_point(poses)).norm(dim=-1).max()) < 1e-6:
+        name, why = "interpolate", "the cameras stand at the very point they would orbit"
     samplers = {"orbit": OrbitSampler, "forward-facing": ForwardFacingSampler, "interpolate": InterpolateSampler}
     return samplers[name](poses), f"pose sampler {name}: {why}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mobiler2l_ns.capture.background import Background, photo_with_alpha
-from mobiler2l_ns.capture.parsing import Split, of_split
+from mobiler2l_ns.capture.parsing import Split, capture_file, of_split
 from mobiler2l_ns.capture.photos import CaptureDataset, sized_dataset
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.picture import PictureGeometry
@@ -61,6 +61,8 @@ def load_proof_photos(config: TrainerConfig, student: Student) -> list[ProofPhot
     splits: tuple[Split, ...] = ("val", "test")
     for split in splits:
         try:
+            if not capture_file(parser).exists():
+                raise UserError(f"there is no {capture_file(parser)}")
             outputs = of_split(parser.setup(), split)
         except UserError as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +13,28 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.datamanagers.base_datamanager import (
+    VanillaDataManager,
+    VanillaDataManagerConfig,
+    variable_res_collate,
+)
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.pixel_samplers import PixelSampler
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
+from nerfstudio.data.utils.nerfstudio_collate import nerfstudio_collate
 from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE, ItersPerSecColumn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from mobiler2l_ns.capture.background import Background, has_alpha
-from mobiler2l_ns.capture.photos import sized_dataset
+from mobiler2l_ns.capture.background import Background, without_alpha
+from mobiler2l_ns.capture.checks import look_at
+from mobiler2l_ns.capture.parsing import capture_file, evaluation_splits, held_out, reading
+from mobiler2l_ns.capture.photos import CaptureDataset, NoneHeldOut, sized_dataset
 from mobiler2l_ns.capture.pose_samplers import PoseSamplerName, look_at_point, make_pose_sampler
 from mobiler2l_ns.capture.splits import selection_split
+from mobiler2l_ns.capture.visible_pixels import VisiblePixelSampler
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.bounds import SceneExtent
 from mobiler2l_ns.geometry.picture import PictureGeometry
@@ -74,9 +85,16 @@ class MobileR2LDataManager(VanillaDataManager):
     nothing is ever rendered here."""
 
     config: MobileR2LDataManagerConfig
+    train_dataset: CaptureDataset
+    eval_dataset: CaptureDataset
 
     def __init__(self, config: MobileR2LDataManagerConfig, *args, **kwargs) -> None:
-        super().__init__(config, *args, **kwargs)
+        with reading(config.dataparser) as self._notes:
+            super().__init__(config, *args, **kwargs)
+        if len(self.eval_dataset) == 0:
+            # What nerfstudio's commands ask for: nothing to go through, and a camera to begin at.
+            self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
+            self.eval_dataloader = RandIndicesEvalDataloader(self.eval_dataset, device=self.device)
         self.pool: PseudoViewPool | None = None
         self.photos: PhotoPool | None = None
         self._selection_photos: PhotoPool | None = None
@@ -85,30 +103,78 @@ class MobileR2LDataManager(VanillaDataManager):
         self._render: RenderTeacher | None = None
         self._owed_views = 0.0
         self._refresh = TimeShare(config.refresh_share)
-        self._generator = torch.Generator().manual_seed(torch.initial_seed() % (1 << 31))
+        self.generator = torch.Generator().manual_seed(torch.initial_seed() % (1 << 31))
 
     # Photos
 
-    def create_train_dataset(self) -> InputDataset:
+    def create_train_dataset(self) -> CaptureDataset:
+        if len(self.train_dataparser_outputs.image_filenames) == 0:
+            raise UserError(
+                f"{capture_file(self.dataparser_config)}: no photo is left to train on: list some, or hold fewer out"
+            )
         return self.sized(self.train_dataparser_outputs)
 
-    def create_eval_dataset(self) -> InputDataset:
-        return self.sized(self.dataparser.get_dataparser_outputs(split=self.test_split))
-
-    def sized(self, outputs: DataparserOutputs) -> InputDataset:
-        """A dataset whose photos are no larger than the student's pictures may be."""
+    def create_eval_dataset(self) -> CaptureDataset:
+        outputs = held_out(self.dataparser, "test" if self.test_split == "test" else "val")
+        dataset = None if outputs is None else self.sized(outputs)
+        if dataset is not None and dataset.visible:
+            return dataset
+        if self.test_mode == "val":
+            self._notes.append("No photo is held out, or visible: what is measured on such photos is left out")
         config = self.config
-        return sized_dataset(outputs, config.max_image_size, config.camera_res_scale_factor, self.dataset_type)
+        train = self.train_dataparser_outputs
+        return sized_dataset(train, config.max_image_size, config.camera_res_scale_factor, NoneHeldOut)
+
+    def sized(self, outputs: DataparserOutputs) -> CaptureDataset:
+        """A dataset whose photos are no larger than the student's pictures may be."""
+        return sized_dataset(outputs, self.config.max_image_size, self.config.camera_res_scale_factor)
+
+    def setup_train(self) -> None:
+        if self.test_mode == "val":
+            self._look_at_all_files()
+        # nerfstudio goes by what the capture's file says of the training photos.
+        if self.train_dataset.cameras.is_jagged or self.eval_dataset.cameras.is_jagged:
+            self.config.collate_fn = variable_res_collate
+        elif self.config.collate_fn is variable_res_collate:
+            self.config.collate_fn = nerfstudio_collate
+        super().setup_train()
+
+    def setup_eval(self) -> None:
+        super().setup_eval()
+        self.fixed_indices_eval_dataloader.image_indices = self.eval_dataset.visible
+
+    def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
+        """A random photo that is held out and not wholly hidden."""
+        return self.eval_dataloader.get_camera(random.choice(self.fixed_indices_eval_dataloader.image_indices))
+
+    def _get_pixel_sampler(self, dataset: InputDataset, num_rays_per_batch: int) -> PixelSampler:
+        sampler = super()._get_pixel_sampler(dataset, num_rays_per_batch)
+        # Another one that was asked for stays.
+        return VisiblePixelSampler(sampler.config, **sampler.kwargs) if type(sampler) is PixelSampler else sampler
+
+    def _look_at_all_files(self) -> None:
+        """Read every photo and mask once.
+
+        Raises:
+            UserError: with the first that cannot be trained on.
+        """
+        held = {name: self.sized(outputs) for name, outputs in evaluation_splits(self.dataparser).items()}
+        found = look_at({"train": self.train_dataset, **held})
+        found.refuse()
+        if comms.is_main_process():
+            for note in [*self._notes, *found.notes]:
+                CONSOLE.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def check_photos(self) -> None:
         """See that the photos can fine-tune the student, before anything is trained.
 
         Raises:
-            UserError: if the student is to learn alpha and the photos have none.
+            UserError: if the student is to learn alpha and photos have none.
         """
         if not self._photos_fit():
             raise UserError(
-                "A student with alpha is fine-tuned on photos with an alpha channel, these have none: "
+                "A student with alpha is fine-tuned on photos with an alpha channel, "
+                f"{without_alpha(self.train_dataset)[0]} has none: "
                 "cut the object out, or set --pipeline.finetune-steps 0"
             )
 
@@ -125,19 +191,25 @@ class MobileR2LDataManager(VanillaDataManager):
             )
 
     def _photos_fit(self) -> bool:
-        return not self.background.alpha or has_alpha(self.train_dataset)
+        return not self.background.alpha or not without_alpha(self.train_dataset)
+
+    def _split(self) -> tuple[list[int], list[int]]:
+        """Indices of the photos that fine-tune and that select, none of them wholly hidden."""
+        visible = self.train_dataset.visible
+        chosen, selection = selection_split(len(visible))
+        return [visible[index] for index in chosen], [visible[index] for index in selection]
 
     def load_selection_photos(self) -> PhotoPool | None:
         """The photos that select the student, in its geometry; None if they have no alpha to judge it by."""
         if self._selection_photos is None and self._photos_fit():
-            _, selection = selection_split(len(self.train_dataset))
+            _, selection = self._split()
             self._selection_photos = PhotoPool(self.train_dataset, selection, self.view, self.background)
         return self._selection_photos
 
     def load_photos(self) -> None:
         """Bring the photos that fine-tune the student to its geometry, once."""
         if self.photos is None:
-            chosen, _ = selection_split(len(self.train_dataset))
+            chosen, _ = self._split()
             self.photos = PhotoPool(self.train_dataset, chosen, self.view, self.background)
 
     # Pseudo views
@@ -159,7 +231,7 @@ class MobileR2LDataManager(VanillaDataManager):
 
     def sample_poses(self, count: int) -> Float[Tensor, "n 3 4"]:
         """Poses of new pseudo views."""
-        return self.sampler.sample(count, self._generator)
+        return self.sampler.sample(count, self.generator)
 
     @property
     def _channels(self) -> int:
@@ -259,14 +331,14 @@ class MobileR2LDataManager(VanillaDataManager):
         """Photos and pseudo views, ``photo_share`` of them photos on average."""
         count, assigned = self.config.views_per_batch, self.config.views_per_batch * self.config.photo_share
         # Rounded up and down by turns of chance, so that a small batch keeps the share on average.
-        photos = int(assigned) + int(torch.rand((), generator=self._generator) < assigned - int(assigned))
+        photos = int(assigned) + int(torch.rand((), generator=self.generator) < assigned - int(assigned))
         offset = self._draw_offset()
         parts = []
         if photos < count:
             parts.append(self._draw_pseudo_views(count - photos, offset))
         if photos:
             assert self.photos is not None
-            parts.append(self.photos.draw(photos, self._generator, self.device, offset))
+            parts.append(self.photos.draw(photos, self.generator, self.device, offset))
         return self._counted(StudentBatch.join(parts))
 
     def _counted(self, batch: StudentBatch) -> StudentBatch:
@@ -280,7 +352,7 @@ class MobileR2LDataManager(VanillaDataManager):
         """Where within a block the grid of rays begins, down and right in pixels; None if it is not moved."""
         if not self._shifts_grid():
             return None
-        down, right = torch.randint(self.view.stride, (2,), generator=self._generator).tolist()
+        down, right = torch.randint(self.view.stride, (2,), generator=self.generator).tolist()
         return down, right
 
     def _draw_pseudo_views(self, count: int, offset: tuple[int, int] | None) -> StudentBatch:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from mobiler2l_ns.capture.parsing import Split, of_split
+from mobiler2l_ns.capture.photos import CaptureDataset
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.pool.datamanager import MobileR2LDataManager
 from mobiler2l_ns.pool.pseudo_views import quantise
@@ -49,7 +50,7 @@ class Measured:
     split: str
     """Of the capture: test, or the one that stands in for it."""
     available: int
-    """Views in that split."""
+    """Views in that split that are not wholly hidden by their masks."""
     size: tuple[int, int]
     """Width and height of the first view in pixels."""
     student_ms: float | None
@@ -65,22 +66,20 @@ class Measured:
         return {name: sum(view.metrics[name] for view in self.views) / len(self.views) for name in names}
 
 
-def test_views(datamanager: MobileR2LDataManager) -> tuple[InputDataset, str]:
+def test_views(datamanager: MobileR2LDataManager) -> tuple[CaptureDataset, str]:
     """The views that ns-eval measures, whichever split the run was opened with.
 
     Raises:
-        UserError: if the capture holds none out.
+        UserError: if the capture holds none out, or their masks leave nothing of them.
     """
-    for split in ("test", "val"):
-        if split == datamanager.test_split:
-            dataset = datamanager.eval_dataset
-        else:
-            try:
-                dataset = datamanager.sized(datamanager.dataparser.get_dataparser_outputs(split=split))
-            except (OSError, AssertionError, ValueError, KeyError):
-                continue
-        if len(dataset) > 0:
-            return dataset, split
+    splits: tuple[Split, ...] = ("test", "val")
+    for split in splits:
+        outputs = of_split(datamanager.dataparser, split)
+        if outputs is not None:
+            is_open = split == datamanager.test_split
+            dataset = datamanager.eval_dataset if is_open else datamanager.sized(outputs)
+            if dataset.visible:
+                return dataset, split
     raise UserError("This capture holds out no views to measure")
 
 
@@ -114,7 +113,7 @@ def measure(run: ReportedRun, most_views: int) -> Measured:
     run.eval()
     model, teacher = run.model, run.model.find_teacher()
     dataset, split = test_views(run.datamanager)
-    chosen = spread(len(dataset), most_views)
+    chosen = [dataset.visible[i] for i in spread(len(dataset.visible), most_views)]
     shown = {chosen[i] for i in spread(len(chosen), SHOWN_VIEWS)}
     loader: Any = FixedIndicesEvalDataloader(dataset, tuple(chosen), device=run.device)  # type: ignore[arg-type]
     views, student_ms, teacher_ms = [], [], []
@@ -136,7 +135,7 @@ def measure(run: ReportedRun, most_views: int) -> Measured:
     return Measured(
         views=views,
         split=split,
-        available=len(dataset),
+        available=len(dataset.visible),
         size=(int(camera.width), int(camera.height)),
         student_ms=_median_of_later(student_ms),
         teacher_ms=_median_of_later(teacher_ms),

@@ -37,6 +37,12 @@ class FineTune(Learn):
         run, last = self.run, self.remember_best(step)
         best = run.best_student
         assert best is not None
+        if last is None:
+            CONSOLE.print("No selection photo shows a visible pixel: the student of the last step is kept")
+            return
+        if not best.is_known:
+            CONSOLE.print("[yellow]The student's pictures hold NaN since before fine-tuning: its training has diverged")
+            return
         run.log.selection(step, float(best.best))
         run.model.student.network.load_state_dict(best.network.state_dict())
         CONSOLE.print(

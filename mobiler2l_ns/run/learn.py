@@ -86,22 +86,25 @@ class Learn(TrainingPhase):
             self.look_at_selection_photos(step)
 
     def look_at_selection_photos(self, step: int) -> float | None:
-        """Measure the student in dB, on rank 0, and note it; None where there are no photos to measure by."""
+        """Measure the student in dB, on rank 0, and note it; None where there is no photo to measure by, or no visible
+        pixel in any."""
         if not comms.is_main_process():
             return None
         photos = self.run.datamanager.load_selection_photos()
         if photos is None:
             return None
         score = selection_psnr(self.run.model.student, photos)
-        self.run.log.selection(step, score)
+        if score is not None:
+            self.run.log.selection(step, score)
         return score
 
-    def remember_best(self, step: int) -> float:
-        """Measure the student in dB on all ranks, and keep a copy of it if it is the best so far."""
+    def remember_best(self, step: int) -> float | None:
+        """Measure the student in dB on all ranks, and keep a copy of it if it is the best so far; None where nothing
+        can be measured."""
         run = self.run
         score = distributed.from_rank_0(self.look_at_selection_photos(step))
-        assert score is not None
         if run.best_student is None:
             run.best_student = BestStudent(run.model.student.network)
-        run.best_student.consider(run.model.student.network, score)
+        if score is not None:
+            run.best_student.consider(run.model.student.network, score)
         return score

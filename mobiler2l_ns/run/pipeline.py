@@ -278,8 +278,10 @@ class MobileR2LPipeline(VanillaPipeline):
             camera, batch = self.datamanager.next_eval_image(step)
             outputs = self.model.render_student(camera)
             photo = self.config.model.background.shown(batch["image"].to(self.device))
-            loss = nn.functional.mse_loss(outputs["rgb"], photo)
-            return outputs, {"student_rgb_loss": loss}, {"student_psnr": psnr(outputs["rgb"], photo)}
+            mask = batch.get("mask")
+            squared = (outputs["rgb"] - photo).square()
+            loss = squared.mean() if mask is None else squared[mask.to(self.device)[..., 0]].mean()
+            return outputs, {"student_rgb_loss": loss}, {"student_psnr": psnr(outputs["rgb"], photo, mask)}
         finally:
             self.train()
 
@@ -287,6 +289,10 @@ class MobileR2LPipeline(VanillaPipeline):
         with self.model.comparing():
             return super().get_eval_image_metrics_and_images(step)
 
-    def get_average_image_metrics(self, *args, **kwargs):
+    def get_average_image_metrics(self, data_loader: Any, *args, **kwargs) -> dict[str, Any]:
+        """Means over the held-out photos that are not wholly hidden; empty where there are none."""
+        if len(self.datamanager.eval_dataset.visible) == 0:
+            CONSOLE.print("[yellow]This capture holds out no photos, or none that is visible: nothing is measured")
+            return {}
         with self.model.comparing():
-            return super().get_average_image_metrics(*args, **kwargs)
+            return super().get_average_image_metrics(data_loader, *args, **kwargs)

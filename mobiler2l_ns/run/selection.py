@@ -12,8 +12,11 @@ from mobiler2l_ns.pool.photos import PhotoPool
 from mobiler2l_ns.student.renderer import Student
 
 
-def selection_psnr(student: Student, photos: PhotoPool) -> float:
-    """Mean PSNR in dB of the student, in evaluation mode, over the masked-in pixels of the selection photos."""
+def selection_psnr(student: Student, photos: PhotoPool) -> float | None:
+    """Mean PSNR in dB of the student, in evaluation mode, over the masked-in pixels of the selection photos.
+
+    Photos without such a pixel are left out; None if that leaves none. NaN where the student's pictures hold NaN.
+    """
     device = student.capture.intrinsics.device
     training = student.training
     student.eval()
@@ -21,12 +24,15 @@ def selection_psnr(student: Student, photos: PhotoPool) -> float:
     for index in range(len(photos)):
         rays, picture, mask = photos.take(torch.tensor([index]), device)
         assert mask is not None
+        visible = mask > 0
+        if not bool(visible.any()):
+            continue
         with torch.no_grad():
             rgb = student(*rays).permute(0, 2, 3, 1)
-        squared = ((rgb - picture) ** 2 * mask[..., None]).sum() / (rgb.shape[-1] * mask.sum().clamp(min=1.0))
-        scores.append(-10.0 * math.log10(max(float(squared), 1e-16)))
+        squared = float((rgb - picture)[visible].square().mean())
+        scores.append(math.nan if math.isnan(squared) else -10.0 * math.log10(max(squared, 1e-16)))
     student.train(training)
-    return sum(scores) / len(scores)
+    return sum(scores) / len(scores) if scores else None
 
 
 class BestStudent(nn.Module):
@@ -41,10 +47,16 @@ class BestStudent(nn.Module):
         self.register_buffer("before", torch.tensor(-math.inf))
         self.register_buffer("best", torch.tensor(-math.inf))
 
+    @property
+    def is_known(self) -> bool:
+        """Whether any network had a score."""
+        return math.isfinite(float(self.best))
+
     def consider(self, network: nn.Module, score: float) -> None:
-        """Remember the network if its score is the best; the first score counts as the one before fine-tuning."""
+        """Remember the network if its score is the best, which NaN never is; the first score counts as the one before
+        fine-tuning."""
         if math.isinf(float(self.before)):
             self.before.fill_(score)
-        if score > float(self.best):
+        if math.isfinite(score) and score > float(self.best):
             self.best.fill_(score)
             self.network.load_state_dict(network.state_dict())

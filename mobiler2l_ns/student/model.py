@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from mobiler2l_ns.capture.background import Background, BackgroundColour
 from mobiler2l_ns.geometry.rays import LowResRays
-from mobiler2l_ns.metrics import LazyLPIPS, image_metrics, psnr
+from mobiler2l_ns.metrics import SSIM_WINDOW, LazyLPIPS, behind_mask, image_metrics, psnr
 from mobiler2l_ns.student.config import Execution, PruningSchedule, StudentConfig
 from mobiler2l_ns.student.display import Display, Outputs, error_map
 from mobiler2l_ns.student.losses import training_losses, training_outputs
@@ -170,18 +170,30 @@ class MobileR2LModel(Model):
             self._comparing = False
 
     def get_image_metrics_and_images(self, outputs: Outputs, batch: dict) -> tuple[dict[str, float], Outputs]:
-        """Student (or before it has begun, the teacher) against the photo, and the student against the teacher."""
+        """Student (or before it has begun, the teacher) against the photo, and the student against the teacher.
+
+        Where the batch has a ``mask`` (H, W, 1), the photo counts where it is visible, see ``image_metrics``; the
+        student is compared with the teacher everywhere.
+        """
+        photo, mask = self.config.background.shown(batch["image"].to(self.device)), batch.get("mask")
         if self.display.resolve("phase") == "teacher":
             teacher = self.find_teacher()
             assert teacher is not None
-            metrics, images = teacher.get_image_metrics_and_images(outputs, batch)
+            if min(photo.shape[:2]) < SSIM_WINDOW:  # nerfstudio's models fail on smaller pictures
+                metrics = image_metrics(outputs["rgb"], photo, self.lpips, mask)
+                images = {"img": torch.cat([photo, outputs["rgb"]], dim=1)}
+                return {f"teacher_{name}": value for name, value in metrics.items()}, images
+            seen = {**outputs, "rgb": behind_mask(outputs["rgb"], photo, mask)}
+            metrics, images = teacher.get_image_metrics_and_images(seen, batch)
+            if mask is not None:
+                metrics["psnr"] = float(psnr(outputs["rgb"], photo, mask))
             return {f"teacher_{name}": value for name, value in metrics.items() if value == value}, images
-        photo = self.config.background.shown(batch["image"].to(self.device))
         rgb = outputs["rgb"]
-        metrics, shown = image_metrics(rgb, photo, self.lpips), [photo, rgb]
+        metrics, shown = image_metrics(rgb, photo, self.lpips, mask), [photo, rgb]
         if "teacher_rgb" in outputs:
             teacher_rgb = outputs["teacher_rgb"]
             metrics["psnr_to_teacher"] = float(psnr(rgb, teacher_rgb))
-            metrics.update({f"teacher_{k}": v for k, v in image_metrics(teacher_rgb, photo, self.lpips).items()})
+            of_teacher = image_metrics(teacher_rgb, photo, self.lpips, mask)
+            metrics.update({f"teacher_{name}": value for name, value in of_teacher.items()})
             shown.insert(1, teacher_rgb)
         return metrics, {"img": torch.cat([*shown, error_map(rgb, photo)], dim=1)}

@@ -86,7 +86,7 @@ def test_a_teacher_learns_cut_outs_over_the_students_background(
     outputs = render_pseudo_view(model.teacher, camera, Background(alpha=True))
     rgba = outputs["picture"]
     expected = rgba[..., :3] + (1.0 - rgba[..., 3:]) * model.config.background.rgb
-    assert 0.001 < float(rgba[..., 3].mean()) < 0.99
+    assert 1e-4 < float(rgba[..., 3].mean()) < 0.99
     model.display.show = "teacher"
     for rgb in (model.get_outputs_for_camera(camera)["rgb"], model.render_teacher(camera)["rgb"]):
         torch.testing.assert_close(rgb, expected, atol=1e-5, rtol=0)
