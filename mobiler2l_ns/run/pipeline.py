@@ -36,9 +36,10 @@ from mobiler2l_ns.student.growth import Growth
 from mobiler2l_ns.student.model import MobileR2LModel, MobileR2LModelConfig
 from mobiler2l_ns.student.pruning import Pruning
 from mobiler2l_ns.teacher import nerfacto
-from mobiler2l_ns.teacher.loaded import adopted_dataparser, check_teacher, learned_background, load_teacher
+from mobiler2l_ns.teacher.loaded import adopted_dataparser, check_teacher, learned_background
 from mobiler2l_ns.teacher.nerfacto import TeacherPreset
 from mobiler2l_ns.teacher.render import render_pseudo_view
+from mobiler2l_ns.teacher.splats import SplatFrame, load_run, load_splats
 from mobiler2l_ns.viewer.panel import Panel
 
 
@@ -60,6 +61,12 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
     config.yml says scene, with the settings that came of it."""
     teacher_load_config: Path | None = None
     """config.yml of an existing nerfstudio run of any method: it is the teacher, and the teacher phase is skipped."""
+    teacher_splats: Path | None = None
+    """Gaussian splats of the capture, a .ply or .spz: they are the teacher, and the teacher phase is skipped."""
+    teacher_splats_frame: SplatFrame = "capture"
+    """What the coordinates of those splats are. capture: the photos' reconstruction's (COLMAP's), as 3DGS keeps them;
+    transforms: those written in transforms.json, where they are others; world: nerfstudio's own, as ns-export writes
+    them."""
     teacher_steps: int = 20_000
     """Steps of the teacher phase."""
     distill_steps: int = 50_000
@@ -91,7 +98,8 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
 
     def plan(self) -> PhasePlan:
         """The phases of this run."""
-        teacher = 0 if self.teacher_load_config is not None else self.teacher_steps
+        given = self.teacher_load_config is not None or self.teacher_splats is not None
+        teacher = 0 if given else self.teacher_steps
         return PhasePlan(teacher=teacher, distil=self.distill_steps, finetune=self.finetune_steps)
 
     def adopt_teacher(self) -> None:
@@ -99,8 +107,12 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
         photos; remember where the teacher lives.
 
         Raises:
-            UserError: if there is no such run.
+            UserError: if there is no such run, or splats are to be the teacher, too.
         """
+        if self.teacher_splats is not None:
+            if self.teacher_load_config is not None:
+                raise UserError("Two teachers: give --pipeline.teacher-load-config or --pipeline.teacher-splats")
+            self.teacher_splats = self.teacher_splats.expanduser().resolve()
         if self.teacher_load_config is None:
             return
         self.teacher_load_config = self.teacher_load_config.expanduser().resolve()
@@ -152,10 +164,10 @@ class MobileR2LPipeline(VanillaPipeline):
         if trains:
             background = config.model.background
             background.check(self.datamanager.dataparser_config, self.datamanager.train_dataparser_outputs)
-        if config.teacher_load_config is None:
+        if config.teacher_load_config is None and config.teacher_splats is None:
             self._build_teacher(device, grad_scaler, trains)
         else:
-            self._load_teacher(config.teacher_load_config, device, required=trains)
+            self._load_teacher(device, required=trains)
         render = self._render if trains else None
         self.datamanager.connect(config.model.stride, config.model.background, render)
         self._record_capture()
@@ -177,12 +189,19 @@ class MobileR2LPipeline(VanillaPipeline):
         self.model.add_teacher(nerfacto.build(settled, dataset, device, grad_scaler), trained_here=True)
         self.model.student.capture.record(unbounded=torch.tensor(not settled.disable_scene_contraction))
 
-    def _load_teacher(self, config_path: Path, device: str, required: bool) -> None:
-        background, dataset = self.config.model.background, self.datamanager.train_dataset
+    def _load_teacher(self, device: str, required: bool) -> None:
+        config, dataset = self.config, self.datamanager.train_dataset
+        background = config.model.background
         try:
-            loaded = load_teacher(config_path, self.datamanager.config.data, device)
-            if required:
-                check_teacher(loaded, dataset, background)
+            if config.teacher_splats is not None:
+                data = getattr(self.datamanager.dataparser_config, "data", None)
+                frame, shown = config.teacher_splats_frame, background if required else None
+                loaded = load_splats(config.teacher_splats, frame, dataset, data, device, shown)
+            else:
+                assert config.teacher_load_config is not None
+                loaded = load_run(config.teacher_load_config, self.datamanager.config.data, device)
+                if required:
+                    check_teacher(loaded, dataset, background)
         except UserError as error:
             if required:
                 raise
