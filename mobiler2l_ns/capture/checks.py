@@ -85,6 +85,7 @@ def look_at(splits: Mapping[str, CaptureDataset]) -> Findings:
         found.problems += _pose_problems(dataset)
         found.problems += _doubles(dataset)
     found.problems = list(dict.fromkeys(found.problems))
+    found.notes += _overlaps(splits)
     found.facts = _facts(splits)
     return found
 
@@ -220,6 +221,13 @@ def _doubles(dataset: CaptureDataset) -> list[str]:
         if np.abs(first.setdefault(path, pose) - pose).max() > 1e-4:
             return [f"{path} is listed with two different poses: give each photo a name of its own"]
     return []
+
+
+def _overlaps(splits: Mapping[str, CaptureDataset]) -> list[str]:
+    """What is trained on and held out as well, by a list or because a file is listed twice."""
+    trained = set(splits["train"].image_filenames)
+    both = {path.name for name in splits if name != "train" for path in splits[name].image_filenames if path in trained}
+    return [f"Trained on and held out as well, so measured too well: {', '.join(sorted(both))}"] if both else []
 
 
 def _counted(values: list[str]) -> str:

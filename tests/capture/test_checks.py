@@ -97,7 +97,11 @@ def test_masks_are_looked_at_too(tmp_path):
 
 def test_a_file_with_two_poses_is_refused_and_one_listed_twice_is_not(tmp_path):
     folder = edit(write_capture(tmp_path / "c"), lambda m: m["frames"].append(dict(m["frames"][3])))
-    assert look(folder).problems == []
+    found = look(folder)
+    assert found.problems == [] and found.notes == []
+    edit(folder, lambda m: m.update(test_filenames=["images/03.png"], train_filenames=["images/03.png"]))
+    assert look(folder).notes == ["Trained on and held out as well, so measured too well: 03.png"]
+    edit(folder, lambda m: [m.pop(f"{split}_filenames") for split in ("train", "test")])
     other = pose(6).tolist()
     edit(folder, lambda m: m["frames"][-1].update(transform_matrix=other))
     (problem,) = look(folder).problems
