@@ -1,14 +1,22 @@
-"""What the tests share: a small demo scene, and one short run of all phases on it."""
+"""What the tests share: four captures, a short run of all phases on each, and a run of another method.
+
+Two processes share them out between themselves; what one has made, the other finds. Shared things are left as they are:
+a test that changes one copies it first.
+"""
 
 from __future__ import annotations
 
 import os
+import runpy
+import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 # Before torch and nerfstudio read them.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -17,7 +25,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # The processes share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from short_run import PHASES, load_script, train  # noqa: E402
+# So do the processes that tests start; see there.
+QUICK_START = str(Path(__file__).parent / "quick_start")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [QUICK_START, os.environ.get("PYTHONPATH")]))
+runpy.run_path(f"{QUICK_START}/sitecustomize.py")
+
+from captures import CAPTURES, Capture  # noqa: E402
+from short_run import PHASES, train  # noqa: E402
+
+if TYPE_CHECKING:
+    from nerfstudio.models.nerfacto import NerfactoModelConfig
+
+LONGEST_FIRST = (
+    "tests/export/formats/test_litert.py",
+)
+"""A file is one process's. The longest are begun first, in this order, so that both processes end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(places)))
 
 
 @pytest.fixture(autouse=True)
@@ -28,27 +55,71 @@ def _same_numbers_every_time():
 
 
 @pytest.fixture(scope="session")
-def demo_scene(tmp_path_factory) -> Path:
-    """The demo scene at 52 pixels, which a stride of 8 does not divide."""
-    folder = tmp_path_factory.mktemp("capture") / "scene"
-    load_script("make_demo_scene").write_scene(folder, size=52, train=20, val=2, test=3, supersample=1)
-    return folder
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], Any]], Path]:
+    """Has a folder written once for all processes: ``once(name, write)``."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+
+    def make(name: str, write: Callable[[Path], Any]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                write(folder)
+                done.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def make_config(demo_scene):
-    """Builds the config of a short mobiler2l-tiny run; keyword arguments replace fields of its pipeline."""
-    from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+def capture_of(once) -> Callable[[str], Capture]:
+    """One of ``CAPTURES`` by its name."""
 
+    def get(name: str) -> Capture:
+        read, write = CAPTURES[name]
+        return read(once(f"captures/{name}", write))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def demo_scene(capture_of) -> Path:
+    """The demo scene in Blender's format at 52 pixels, which a stride of 8 does not divide."""
+    return capture_of("blender").folder
+
+
+def small_teacher() -> NerfactoModelConfig:
+    """A nerfacto that renders a picture of 52 pixels in a tenth of a second."""
     from mobiler2l_ns.plugin import methods
 
-    def make(output_dir: Path, timestamp: str = "run", **pipeline):
+    tiny: NerfactoModelConfig = methods.mobiler2l_tiny.config.pipeline.teacher  # type: ignore[attr-defined]
+    return replace(
+        tiny,
+        num_levels=3,
+        max_res=64,
+        log2_hashmap_size=12,
+        num_proposal_samples_per_ray=(24,),
+        num_nerf_samples_per_ray=12,
+        proposal_net_args_list=[{**tiny.proposal_net_args_list[0], "num_levels": 2}],
+    )
+
+
+@pytest.fixture(scope="session")
+def make_config(capture_of):
+    """Builds the config of a short mobiler2l-tiny run, on the demo scene or another capture; further keyword arguments
+    replace fields of its pipeline."""
+    from mobiler2l_ns.plugin import methods
+
+    def make(output_dir: Path, timestamp: str = "run", capture: Capture | None = None, **pipeline):
+        capture = capture or capture_of("blender")
         config = deepcopy(methods.mobiler2l_tiny.config)
         model = replace(config.pipeline.model, width=24, num_blocks=2, sr_channels=(16, 8, 8))
         datamanager = replace(
             config.pipeline.datamanager,
-            dataparser=BlenderDataParserConfig(data=demo_scene),
-            train_num_rays_per_batch=128,
+            dataparser=deepcopy(capture.dataparser),
+            train_num_rays_per_batch=512,
             eval_num_rays_per_batch=64,
             pool_views=6,
             refresh_rate=0.2,
@@ -57,6 +128,8 @@ def make_config(demo_scene):
         settings = {
             "model": model,
             "datamanager": datamanager,
+            "teacher": small_teacher(),
+            "teacher_preset": capture.preset,
             "teacher_steps": PHASES["teacher"],
             "distill_steps": PHASES["distil"],
             "finetune_steps": PHASES["finetune"],
@@ -68,7 +141,7 @@ def make_config(demo_scene):
             output_dir=output_dir,
             experiment_name="demo",
             timestamp=timestamp,
-            data=demo_scene,
+            data=capture.folder,
             vis="tensorboard",
             machine=replace(config.machine, device_type="cpu"),
             steps_per_save=1000,
@@ -77,6 +150,12 @@ def make_config(demo_scene):
             report_views=0,
             logging=replace(config.logging, steps_per_log=2),
         )
+        # As much as can be learned in so few steps.
+        student = config.optimizers["student"]
+        config.optimizers["student"] = {
+            "optimizer": replace(student["optimizer"], lr=2e-2),
+            "scheduler": replace(student["scheduler"], warmup_steps=4, block_warmup_steps=4),
+        }
         config.viewer.quit_on_train_completion = True
         return config
 
@@ -84,34 +163,51 @@ def make_config(demo_scene):
 
 
 @pytest.fixture(scope="session")
-def finished_run(make_config, tmp_path_factory) -> Path:
-    """config.yml of a run that went through all phases, and has a report."""
-    config = make_config(tmp_path_factory.mktemp("outputs"))
-    config.report_views = 32
-    return train(config)
+def run_of(once, capture_of, make_config) -> Callable[[str], Path]:
+    """config.yml of a run on one of ``CAPTURES`` that went through all phases, and has a report."""
+
+    def get(name: str) -> Path:
+        def write(folder: Path) -> None:
+            config = make_config(folder, capture=capture_of(name))
+            config.report_views = 32
+            train(config)
+
+        return once(f"runs/{name}", write) / "demo" / "mobiler2l-tiny" / "run" / "config.yml"
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def nerfacto_run(demo_scene, tmp_path_factory):
-    """A stock nerfacto run: another method, trained by ns-train itself."""
+def finished_run(run_of) -> Path:
+    """config.yml of the run on the demo scene."""
+    return run_of("blender")
+
+
+@pytest.fixture(scope="session")
+def nerfacto_run(once, demo_scene) -> Path:
+    """config.yml of a stock nerfacto run: another method, trained by ns-train itself."""
     from nerfstudio.configs.method_configs import method_configs
     from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
     from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 
-    from mobiler2l_ns.plugin import methods
-    from mobiler2l_ns.teacher.nerfacto import for_objects, lazy_lpips
+    from mobiler2l_ns.teacher.nerfacto import lazy_lpips
+    from mobiler2l_ns.teacher.objects import for_objects
 
-    config: Any = deepcopy(method_configs["nerfacto"])
-    config.pipeline.datamanager = VanillaDataManagerConfig(
-        dataparser=BlenderDataParserConfig(data=demo_scene, scale_factor=0.5),
-        train_num_rays_per_batch=512,
-        eval_num_rays_per_batch=64,
-    )
-    config.pipeline.model = for_objects(methods.mobiler2l_tiny.config.pipeline.teacher)  # type: ignore[attr-defined]
-    config.pipeline.model.near_plane, config.pipeline.model.far_plane = 1.0, 3.0
-    config.data, config.output_dir, config.timestamp = demo_scene, tmp_path_factory.mktemp("teacher"), "run"
-    config.max_num_iterations, config.vis, config.machine.device_type = 120, "tensorboard", "cpu"
-    config.viewer.quit_on_train_completion = True
-    config.mixed_precision = False
-    with lazy_lpips():
-        return train(config)
+    def write(folder: Path) -> None:
+        config: Any = deepcopy(method_configs["nerfacto"])
+        config.pipeline.datamanager = VanillaDataManagerConfig(
+            dataparser=BlenderDataParserConfig(data=demo_scene, scale_factor=0.5),
+            train_num_rays_per_batch=512,
+            eval_num_rays_per_batch=64,
+        )
+        config.pipeline.model = for_objects(small_teacher())
+        config.pipeline.model.near_plane, config.pipeline.model.far_plane = 1.0, 3.0
+        config.data, config.output_dir = demo_scene, folder
+        config.experiment_name, config.timestamp = "demo", "run"
+        config.max_num_iterations, config.vis, config.machine.device_type = 120, "tensorboard", "cpu"
+        config.viewer.quit_on_train_completion = True
+        config.mixed_precision = False
+        with lazy_lpips():
+            train(config)
+
+    return once("runs/nerfacto", write) / "demo" / "nerfacto" / "run" / "config.yml"

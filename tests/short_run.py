@@ -13,7 +13,8 @@ from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 from mobiler2l_ns.student.renderer import Student
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-PHASES = {"teacher": 30, "distil": 24, "finetune": 12}
+PHASES = {"teacher": 40, "distil": 30, "finetune": 15}
+TOTAL = sum(PHASES.values())
 
 
 def load_script(name: str) -> ModuleType:
@@ -35,6 +36,12 @@ def train(config) -> Path:
     # nerfstudio would go on writing into this run's curves when the next one is trained.
     writer.EVENT_WRITERS.clear()
     return config.get_base_dir() / "config.yml"
+
+
+def checkpoint_of(config_path: Path) -> Path:
+    """The only checkpoint of a run."""
+    (found,) = (config_path.parent / "nerfstudio_models").glob("*.ckpt")
+    return found
 
 
 def load_student(config_path: Path) -> Student:

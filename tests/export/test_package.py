@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from short_run import load_student, open_run
+from short_run import PHASES, checkpoint_of, load_student, open_run
 from small_student import MISTAKES, VARIANTS, make_student
 from torch import nn
 
@@ -370,17 +371,22 @@ def loaded_pipeline(finished_run):
     return open_run(finished_run)[0]
 
 
-def test_a_student_that_is_not_trained_yet_is_refused(finished_run, tmp_path):
-    import shutil
+@pytest.fixture
+def run(finished_run, tmp_path) -> Path:
+    """config.yml of a copy of the run, whose report an export may write into."""
+    return shutil.copytree(finished_run.parent, tmp_path / "run") / "config.yml"
 
-    run = shutil.copytree(finished_run.parent, tmp_path / "run")
-    (newest,) = (run / "nerfstudio_models").glob("*.ckpt")
+
+def test_a_student_that_is_not_trained_yet_is_refused(run):
+    newest = checkpoint_of(run)
     torch.save({**torch.load(newest), "step": 3}, newest)
-    with pytest.raises(UserError, match="not trained yet: the checkpoint is at step 3, distillation begins at step 30"):
-        load_student(run / "config.yml")
+    begin = PHASES["teacher"]
+    message = f"not trained yet: the checkpoint is at step 3, distillation begins at step {begin}"
+    with pytest.raises(UserError, match=message):
+        load_student(run)
 
 
-def test_the_console_script_needs_no_mesh_libraries(finished_run, tmp_path):
+def test_the_console_script_needs_no_mesh_libraries(run, tmp_path):
     script = """
 import sys
 for missing in ("open3d", "pymeshlab", "xatlas"):
@@ -388,18 +394,18 @@ for missing in ("open3d", "pymeshlab", "xatlas"):
 from mobiler2l_ns.plugin.export_commands import entrypoint
 entrypoint()
 """
-    arguments = ["onnx", "--load-config", str(finished_run), "--output-dir", str(tmp_path / "out")]
+    arguments = ["onnx", "--load-config", str(run), "--output-dir", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mobiler2l.onnx", "manifest.json", "CLIENT.md"}
     assert "dB to photos" in " ".join(done.stdout.split())
     (entry,) = json.loads((tmp_path / "out/manifest.json").read_text())["files"]
-    assert 5.0 < entry["psnr_photos"] < 60.0
+    assert f"{entry['psnr_photos']:.1f}" in done.stdout
 
 
-def test_ns_export_runs_ours(finished_run, tmp_path):
+def test_ns_export_runs_ours(run, tmp_path):
     ns_export = str(Path(sys.executable).parent / "ns-export")
-    arguments = ["mobiler2l-onnx", "--load-config", str(finished_run), "--output-dir", str(tmp_path / "out")]
+    arguments = ["mobiler2l-onnx", "--load-config", str(run), "--output-dir", str(tmp_path / "out")]
     done = subprocess.run([ns_export, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mobiler2l.onnx", "manifest.json", "CLIENT.md"}

@@ -16,7 +16,7 @@ import torch
 from html_page import Page
 from nerfstudio.utils import writer
 from PIL import Image
-from short_run import load_script, load_student, open_run, train
+from short_run import PHASES, checkpoint_of, load_script, load_student, open_run, train
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.plugin.export_commands import NS_EXPORT_COMMANDS
@@ -90,7 +90,7 @@ def test_it_shows_the_photos_themselves_beside_teacher_student_and_error(page, f
 
 def test_it_draws_the_curves_of_all_phases_over_time_and_the_cameras(page, finished_run):
     curves = {a["class"]: a["points"] for tag, a in page.elements if tag == "polyline"}
-    assert set(curves) == {"teacher", "distil", "fine-tune", "held-out"}
+    assert set(curves) == {"teacher", "distil", "fine-tune", "selection"}
     for points in curves.values():
         places = [float(point.split(",")[0]) for point in str(points).split()]
         assert len(places) > 5 and places == sorted(places)
@@ -104,16 +104,16 @@ def test_it_tells_sizes_timings_versions_and_the_exact_settings(page, finished_r
     cost = measure_cost(load_student(finished_run).network, 52, 52)
     assert f"{cost.params:,}" in said and f"{cost.gmac:.3g} GMAC" in said
     timings = {row[0]: row[3] for row in page.rows[""] if len(row) == 5}
-    assert [timings[phase] for phase in ("teacher", "distil", "fine-tune")] == ["30", "24", "12"]
+    assert [timings[phase] for phase in ("teacher", "distil", "fine-tune")] == [str(steps) for steps in PHASES.values()]
     assert f"torch {torch.__version__}" in said and "nerfstudio 1.1.5" in said
     assert finished_run.read_text(encoding="utf8") in said
 
 
-def test_the_held_out_curve_ends_with_the_student_that_was_kept(finished_run):
+def test_the_curve_of_the_selection_photos_ends_with_the_student_that_was_kept(finished_run):
     history = History.of(read_log(finished_run.parent / FILE))
-    state = torch.load(finished_run.parent / "nerfstudio_models" / "step-000000065.ckpt")["pipeline"]
-    assert history.psnr["held-out"][-1][1] == pytest.approx(float(state["best_student.best"]))
-    assert len(history.psnr["held-out"]) > 20
+    state = torch.load(checkpoint_of(finished_run))["pipeline"]
+    assert history.psnr["selection"][-1][1] == pytest.approx(float(state["best_student.best"]))
+    assert len(history.psnr["selection"]) > 20
 
 
 def test_curves_survive_a_kill_and_a_resumption_elsewhere(make_config, tmp_path):
@@ -145,7 +145,7 @@ def test_curves_survive_a_kill_and_a_resumption_elsewhere(make_config, tmp_path)
         "teacher",
         "distil",
         "fine-tune",
-        "held-out",
+        "selection",
     }
     timings = {row[0]: row[3] for row in page.rows[""] if len(row) == 5}
     assert [timings[phase] for phase in ("teacher", "distil", "fine-tune")] == ["3", "5", "2"]

@@ -1,30 +1,16 @@
-"""One run of all phases on the demo scene, and what nerfstudio's own commands make of it."""
+"""One run of all phases on the demo scene: what it trains, keeps and shows."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from short_run import PHASES, open_run, train
+from short_run import PHASES, TOTAL, checkpoint_of, open_run
 
 from mobiler2l_ns.capture.splits import selection_split
-from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.teacher.loaded import load_teacher
-
-TOTAL = sum(PHASES.values())
-
-
-def checkpoint(config_path: Path) -> Path:
-    (found,) = (config_path.parent / "nerfstudio_models").glob("*.ckpt")
-    return found
 
 
 def scalars(config_path: Path) -> dict[str, list[int]]:
@@ -42,9 +28,9 @@ def loaded(finished_run):
 
 
 def test_the_run_ends_with_one_checkpoint_at_the_sum_of_its_phases(finished_run):
-    assert checkpoint(finished_run).name == f"step-{TOTAL - 1:09d}.ckpt"
+    assert checkpoint_of(finished_run).name == f"step-{TOTAL - 1:09d}.ckpt"
     assert not (finished_run.parent / ".unfinished_checkpoint").exists()
-    assert torch.load(checkpoint(finished_run))["step"] == TOTAL - 1  # weights_only, as torch >= 2.6 does
+    assert torch.load(checkpoint_of(finished_run))["step"] == TOTAL - 1  # weights_only, as torch >= 2.6 does
 
 
 def test_teacher_and_student_curves_are_apart(finished_run):
@@ -176,66 +162,6 @@ def test_viewing_renders_no_pseudo_views(loaded):
     assert datamanager.pool is None and datamanager._render is None
 
 
-# Resuming
-
-
-@pytest.mark.parametrize("stop", [10, 40, 60], ids=["teacher", "distil", "fine-tune"])
-def test_a_resumed_run_ends_at_the_same_total(make_config, tmp_path, stop):
-    config = make_config(tmp_path, "first")
-    trainer = config.setup()
-    config.save_config()
-    trainer.setup()
-    original = trainer.train_iteration
-
-    def interrupted(step):
-        if step >= stop:
-            raise KeyboardInterrupt
-        result = original(step)
-        trainer.save_checkpoint(step)
-        return result
-
-    trainer.train_iteration = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    first = config.get_base_dir() / "config.yml"
-    assert checkpoint(first).name == f"step-{stop - 1:09d}.ckpt"
-
-    resumed = make_config(tmp_path, "second")
-    resumed.load_dir = first.parent / "nerfstudio_models"
-    second = train(resumed)
-    assert checkpoint(second).name == f"step-{TOTAL - 1:09d}.ckpt"
-    curves = scalars(second)
-    trained = [step for tag, steps in curves.items() if tag.endswith("_rgb_loss") and "Train" in tag for step in steps]
-    assert min(trained) in (stop, stop + 1) and max(trained) >= TOTAL - 2
-    assert ("Train Loss Dict/teacher_rgb_loss" in curves) == (stop < PHASES["teacher"])
-
-    # A finished run has nothing left to do and loses nothing.
-    again = make_config(tmp_path, "second")
-    again.load_dir = second.parent / "nerfstudio_models"
-    before = torch.load(checkpoint(second))["pipeline"]
-    train(again)
-    assert checkpoint(second).name == f"step-{TOTAL - 1:09d}.ckpt"
-    after = torch.load(checkpoint(second))["pipeline"]
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-
-
-def test_a_kill_while_saving_leaves_the_previous_checkpoint(make_config, finished_run, tmp_path, monkeypatch):
-    run = shutil.copytree(finished_run.parent, tmp_path / "demo" / "mobiler2l-tiny" / "run")
-    config = make_config(tmp_path)
-    trainer = config.setup()
-    trainer.pipeline = torch.nn.Linear(1, 1)
-    trainer.optimizers = type("Nothing", (), {"optimizers": {}, "schedulers": {}})()
-
-    def killed(_, path):
-        Path(path).write_bytes(b"half a file")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.save_checkpoint(10_000)
-    assert [path.name for path in (run / "nerfstudio_models").iterdir()] == [f"step-{TOTAL - 1:09d}.ckpt"]
-
-
 # Fine-tuning
 
 
@@ -268,155 +194,3 @@ def test_selection_photos_are_not_fine_tuned_on():
         train_photos, selection = selection_split(count)
         assert 1 <= len(selection) <= 8 and train_photos
         assert count == 1 or not set(train_photos) & set(selection)
-
-
-# Teachers from elsewhere
-
-
-def test_a_run_of_this_plugin_teaches_by_its_teacher(finished_run, tmp_path):
-    from nerfstudio.models.nerfacto import NerfactoModel
-
-    loaded = load_teacher(finished_run, None, "cpu")
-    assert isinstance(loaded.model, NerfactoModel) and not loaded.model.training
-    pipeline, _ = open_run(finished_run)
-    for name, weight in pipeline.model.teacher.state_dict().items():
-        torch.testing.assert_close(loaded.model.state_dict()[name], weight)
-
-
-def test_an_existing_run_is_the_teacher_and_brings_its_frame(make_config, nerfacto_run, tmp_path):
-    config = make_config(tmp_path, teacher_load_config=nerfacto_run, distill_steps=6, finetune_steps=2)
-    trained = train(config)
-    pipeline, step = open_run(trained)
-    assert step == 7  # no teacher phase
-    assert pipeline.model.find_teacher() is not None
-    assert not any("teacher" in name for name in torch.load(checkpoint(trained))["pipeline"])
-    # The teacher's dataparser halves the world.
-    assert float(pipeline.model.student.capture.world_scale) == 0.5
-    assert pipeline.datamanager.dataparser.scale_factor == 0.5  # type: ignore[attr-defined]
-    assert float(pipeline.model.student.capture.depth_range[1]) < 3.5
-    assert pipeline.config.teacher_load_config == nerfacto_run.resolve()
-
-
-def test_a_run_is_named_after_the_capture_its_teacher_brings(make_config, nerfacto_run, demo_scene, tmp_path, capsys):
-    config = make_config(tmp_path, teacher_load_config=nerfacto_run)
-    config.data = config.experiment_name = config.pipeline.datamanager.dataparser.data = None
-    config.print_to_terminal()
-    assert f"capture {demo_scene}" in " ".join(capsys.readouterr().out.split())
-    assert config.get_base_dir() == tmp_path / demo_scene.name / "mobiler2l-tiny" / "run"
-    adopted = deepcopy(config.pipeline)
-    config.save_config()
-    assert config.pipeline == adopted
-    assert (tmp_path / demo_scene.name / "mobiler2l-tiny" / "run" / "config.yml").exists()
-
-
-def test_a_run_whose_teacher_is_gone_still_shows_its_student(make_config, nerfacto_run, tmp_path, capsys):
-    copy = shutil.copytree(nerfacto_run.parent, tmp_path / "teacher") / "config.yml"
-    trained = train(make_config(tmp_path, teacher_load_config=copy, distill_steps=2, finetune_steps=0))
-    shutil.rmtree(copy.parent)
-    pipeline, _ = open_run(trained)
-    assert pipeline.model.find_teacher() is None
-    assert "Only the student is shown. No run at" in " ".join(capsys.readouterr().out.split())
-    pipeline.model.display.show = "teacher"
-    camera = pipeline.model.student.training_camera(pipeline.model.student.capture.start_pose)
-    assert pipeline.model.get_outputs_for_camera(camera)["rgb"].shape == (52, 52, 3)
-
-
-def test_a_teacher_of_another_capture_is_refused(make_config, nerfacto_run, demo_scene, tmp_path):
-    other = shutil.copytree(demo_scene, tmp_path / "other")
-    for split in ("train", "val", "test"):
-        transforms = json.loads((other / f"transforms_{split}.json").read_text())
-        for frame in transforms["frames"]:
-            frame["transform_matrix"][0][3] += 0.5
-        (other / f"transforms_{split}.json").write_text(json.dumps(transforms))
-    config = make_config(tmp_path, teacher_load_config=nerfacto_run)
-    config.data = config.pipeline.datamanager.data = other
-    with pytest.raises(UserError, match="trained on another capture"):
-        train(config)
-
-
-def test_a_teacher_in_another_frame_is_refused(make_config, nerfacto_run, tmp_path):
-    copy = shutil.copytree(nerfacto_run.parent, tmp_path / "teacher")
-    frame = json.loads((copy / "dataparser_transforms.json").read_text())
-    frame["scale"] *= 2
-    (copy / "dataparser_transforms.json").write_text(json.dumps(frame))
-    with pytest.raises(UserError, match="world frame is not this capture's"):
-        train(make_config(tmp_path, teacher_load_config=copy / "config.yml"))
-
-
-def test_a_teacher_that_shows_something_else_is_refused(make_config, nerfacto_run, demo_scene, tmp_path):
-    from PIL import Image, ImageOps
-
-    other = shutil.copytree(demo_scene, tmp_path / "other")
-    for path in other.glob("train/*.png"):
-        photo = Image.open(path)
-        white = Image.new("RGB", photo.size, "white")
-        white.paste(photo, mask=photo.getchannel("A"))
-        ImageOps.invert(white).save(path)
-    teacher = shutil.copytree(nerfacto_run.parent, tmp_path / "teacher") / "config.yml"
-    config = make_config(tmp_path, teacher_load_config=teacher)
-    config.data = config.pipeline.datamanager.data = other
-    with pytest.raises(UserError, match="pictures are not this capture's photos"):
-        train(config)
-
-
-def test_a_missing_run_is_one_clear_line(make_config, tmp_path):
-    with pytest.raises(UserError, match="No run at .*: give the config.yml of a nerfstudio run"):
-        train(make_config(tmp_path, teacher_load_config=tmp_path / "nowhere" / "config.yml"))
-
-
-# nerfstudio's commands
-
-
-def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).parent / arguments[0]), *arguments[1:]], capture_output=True, text=True, cwd=cwd
-    )
-
-
-def test_ns_eval_writes_the_students_metrics(finished_run, tmp_path):
-    output = tmp_path / "eval.json"
-    # The run's folders are relative to where it was started in real life; here they are absolute.
-    done = command("ns-eval", "--load-config", str(finished_run), "--output-path", str(output))
-    assert done.returncode == 0, done.stderr
-    results = json.loads(output.read_text())["results"]
-    assert {"psnr", "ssim", "psnr_to_teacher", "teacher_psnr", "teacher_ssim"} <= set(results)
-    assert 3 < results["psnr"] < 60 and -1 <= results["ssim"] <= 1
-
-
-@pytest.mark.parametrize("kind", ["interpolate", "spiral", "camera-path", "dataset"])
-def test_ns_render(finished_run, tmp_path, kind):
-    from nerfstudio.scripts import render
-
-    output = tmp_path / "out"
-    common = {"load_config": finished_run, "output_path": output}
-    if kind == "interpolate":
-        job = render.RenderInterpolated(
-            **common, pose_source="eval", interpolation_steps=2, output_format="images", rendered_output_names=["rgb"]
-        )
-    elif kind == "spiral":
-        job = render.SpiralRender(
-            **common, seconds=0.1, frame_rate=20, output_format="images", rendered_output_names=["rgb"]
-        )
-    elif kind == "camera-path":
-        pose = torch.eye(4)
-        pose[2, 3] = 4.0
-        path = {
-            "camera_type": "perspective",
-            "render_height": 40,
-            "render_width": 70,
-            "fps": 2,
-            "seconds": 1,
-            "camera_path": [{"camera_to_world": pose.flatten().tolist(), "fov": 50, "aspect": 1.75}] * 2,
-        }
-        (tmp_path / "path.json").write_text(json.dumps(path))
-        job = render.RenderCameraPath(
-            **common,
-            camera_path_filename=tmp_path / "path.json",
-            output_format="images",
-            rendered_output_names=["rgb"],
-        )
-    else:
-        job = render.DatasetRender(**common, split="test", rendered_output_names=["rgb", "gt-rgb"])
-    job.main()
-    pictures = list(tmp_path.rglob("*.jpg")) + list(tmp_path.rglob("*.png"))
-    assert len(pictures) >= 2

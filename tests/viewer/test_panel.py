@@ -126,11 +126,11 @@ def seen(make_config, tmp_path_factory) -> Iterator[Seen]:
 def test_the_panel_says_how_far_the_run_is(seen):
     seen.browser.wait_for("document.body.innerText.includes('finished')")
     said = "\n".join(seen.said)
-    for words in ("**teacher** · step 30 of 30 ", "**distil** · step 24 of 24 ", "**fine-tune** · step 12 of 12 "):
-        assert words in said
+    for phase, steps in zip(("teacher", "distil", "fine-tune"), PHASES.values(), strict=True):
+        assert f"**{phase}** · step {steps} of {steps} " in said
     assert "images/s" in said and "steps/s" in said
     text = seen.text()
-    for line in ("teacher to photos", "student to teacher", "student to held-out photos"):
+    for line in ("teacher to photos", "student to teacher", "student to selection photos"):
         assert f"{line}: " in text
     assert "6 of 6 in the pool" in text and "pose sampler orbit" in text
     assert seen.pipeline.panel._bar.value == 100.0
@@ -230,7 +230,7 @@ def test_a_finished_run_shows_its_panel_without_a_pool(finished_run):
         panel = pipeline.panel
         panel.update()
         assert panel._run.content.startswith("**finished** · trained for 0:00:")
-        assert "student to held-out photos: " in panel._run.content and panel._bar.value == 100.0
+        assert "student to selection photos: " in panel._run.content and panel._bar.value == 100.0
         assert panel._pool.content.startswith("Rendered only while training; the cameras are samples")
         assert panel._strip.content == "" and len(panel._cameras.handles) == 64
         assert not panel._cameras.visible
@@ -271,12 +271,12 @@ def test_a_run_that_is_progress_of_checkpoint_has_its_state_from_checkpoint_and_
     log = tmp_path / "progress.jsonl"
     log.write_text(
         '{"event": "train", "step": 99, "phase": "teacher", "seconds": 50.0, "psnr": 20.5}\n'
-        '{"event": "held-out", "step": 299, "phase": "distil", "curve": "held-out", "seconds": 90.0, "psnr": 19.25}\n'
+        '{"event": "selection", "step": 299, "phase": "distil", "curve": "selection", "seconds": 90.0, "psnr": 19.25}\n'
         '{"event": "train", "step": 340, "phase": "fine-tune", "seconds": 99.0, "psnr": 30.0}\n'
     )
     state = progress_of_checkpoint(PLAN, 299, log)  # the checkpoint holds nothing of what came later
     expected = "**distil** · stopped · step 200 of 200 · trained for 0:01:30  \nteacher to photos: 20.50 dB"
-    assert describe(state, None) == expected + "  \nstudent to held-out photos: 19.25 dB"
+    assert describe(state, None) == expected + "  \nstudent to selection photos: 19.25 dB"
     assert describe(progress_of_checkpoint(PLAN, 349, tmp_path / "none"), None) == "**finished**"
 
 
