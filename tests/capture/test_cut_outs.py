@@ -190,7 +190,7 @@ def test_a_run_with_a_teacher_of_cut_outs_has_one_background(make_config, cut_ou
     config.datamanager.data = None
     config.adopt_teacher()
     loaded = LoadedTeacher(Knowing(dataset, BLACK), dataset._dataparser_outputs, None)
-    monkeypatch.setattr("mobiler2l_ns.run.pipeline.load_teacher", lambda *_: loaded)
+    monkeypatch.setattr("mobiler2l_ns.run.pipeline.load_run", lambda *_: loaded)
     pipeline = config.setup(device="cpu", test_mode="val")
     assert "Transparent photos are laid over black, as by the teacher" in " ".join(capsys.readouterr().out.split())
     photo = pipeline.datamanager.load_selection_photos().take(torch.tensor([0]), "cpu").pictures
