@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +13,69 @@ from typing import Any, Literal
 import torch
 import yaml
 from nerfstudio.engine.trainer import TrainerConfig
+from torch import nn
 
 from mobiler2l_ns.checkpoints import allow_nerfstudio_checkpoints
 from mobiler2l_ns.errors import UserError
+
+
+def check_weights(model: nn.Module, state: Mapping[str, Any], run: Path | str) -> None:
+    """See that a checkpoint holds all of a model's weights and no others.
+
+    nerfstudio 1.1.5 loads what fits and leaves the rest as it was initialised, without a word. Methods that load their
+    weights in a way of their own are trusted, and LPIPS, which is no part of what was trained, is left out.
+
+    Args:
+        model: not wrapped.
+        state: of its pipeline, as the checkpoint has it.
+        run: names the run in the message.
+
+    Raises:
+        UserError: with the reason.
+    """
+    if type(model).load_state_dict is not nn.Module.load_state_dict:
+        return
+    saved = {name.removeprefix("_model.") for name in state if name.startswith("_model.")}
+    if all(name.startswith("module.") for name in saved):
+        saved = {name.removeprefix("module.") for name in saved}
+    saved = {name for name in saved if not name.startswith("lpips.")}
+    wanted = {name for name in model.state_dict() if not name.startswith("lpips.")}
+    missing, unexpected = sorted(wanted - saved), sorted(saved - wanted)
+    if not missing and not unexpected:
+        return
+    if any("tcnn" in name for name in unexpected):
+        reason = "it was trained with tiny-cuda-nn, which is not used here: install it, as where it was trained"
+    elif any("tcnn" in name for name in missing):
+        reason = "it was trained without tiny-cuda-nn, which is used here: set its implementation to torch"
+    else:
+        lists = {"lacks": missing, "has in addition": unexpected}
+        described = (f"{verb} {len(names)} weights, {names[0]} first" for verb, names in lists.items() if names)
+        reason = f"it {' and '.join(described)}: it is another method's, or other settings'"
+    raise UserError(f"The checkpoint of {run} does not fit: {reason}")
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the most steps in a folder, or in a run's folder of checkpoints; None if there is none."""
+    for place in (folder, folder / "nerfstudio_models"):
+        if found := sorted(place.glob("step-*.ckpt")):
+            return found[-1]
+    return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    allow_nerfstudio_checkpoints()
+    try:
+        return torch.load(path, map_location="cpu")
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path} cannot be read ({reason}): it is damaged, or no checkpoint. Delete it if an earlier one is there"
+        ) from None
 
 
 @dataclass
@@ -34,7 +97,10 @@ class SavedRun:
         if not config_path.is_file():
             raise UserError(f"No run at {config_path}: give the config.yml of a nerfstudio run")
         try:
-            config = yaml.load(config_path.read_text(encoding="utf8"), Loader=yaml.Loader)
+            text = config_path.read_text(encoding="utf8")
+            # Paths of a run from another system are not this one's; what they name is looked for beside the config.
+            here, elsewhere = ("Windows", "Posix") if os.name == "nt" else ("Posix", "Windows")
+            config = yaml.load(text.replace(f"pathlib.{elsewhere}Path", f"pathlib.{here}Path"), Loader=yaml.Loader)
         except Exception as error:
             raise UserError(
                 f"{config_path} cannot be read ({error}): is the plugin of that method installed?"
@@ -52,20 +118,19 @@ class SavedRun:
             UserError: if there is none.
         """
         assert self.config.load_dir is not None
-        found = sorted(self.config.load_dir.glob("step-*.ckpt"))
-        if not found:
+        found = newest_checkpoint(self.config.load_dir)
+        if found is None:
             raise UserError(f"No checkpoint in {self.config.load_dir}: has the run saved one yet?")
-        return found[-1]
+        return found
 
     @cached_property
     def state(self) -> dict[str, Any]:
         """The newest checkpoint, on the CPU.
 
         Raises:
-            UserError: if there is none.
+            UserError: if there is none, or it cannot be read.
         """
-        allow_nerfstudio_checkpoints()
-        return torch.load(self.checkpoint, map_location="cpu")
+        return read_checkpoint(self.checkpoint)
 
     @property
     def step(self) -> int:
@@ -75,6 +140,7 @@ class SavedRun:
     def pipeline(self, device: torch.device | str, test_mode: Literal["test", "val", "inference"]) -> Any:
         """The run's pipeline with the weights of its newest checkpoint, in evaluation mode."""
         pipeline: Any = self.config.pipeline.setup(device=device, test_mode=test_mode)
+        check_weights(pipeline.model, self.state["pipeline"], self.path)
         with torch.no_grad():
             pipeline.load_pipeline(self.state["pipeline"], self.step)
         return pipeline.eval()

@@ -121,7 +121,8 @@ _tiny = replace(
             use_proposal_weight_anneal=False,
             proposal_warmup=500,
             interlevel_loss_mult=0.1,
-            average_init_density=1.0,
+            # Thinner fog learns as slowly as the full recipe, thicker fog takes on the background's colour for good.
+            average_init_density=0.1,
             use_appearance_embedding=False,
         ),
         teacher_steps=1600,

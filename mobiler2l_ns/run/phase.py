@@ -48,6 +48,10 @@ class Run(Protocol):
         """Let several devices, if there are several, average the gradients of what is trained."""
         ...
 
+    def restart_teacher(self, rate: float) -> None:
+        """Give the teacher new weights, and a share of its learning rates."""
+        ...
+
 
 class TrainingPhase(ABC):
     """One phase of a run. The pipeline enters it, asks for a batch and its loss in each step, and leaves it.

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils import writer
+from nerfstudio.utils import comms, writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ from mobiler2l_ns.run.finetune import FineTune
 from mobiler2l_ns.run.phase import TrainingPhase
 from mobiler2l_ns.run.selection import BestStudent
 from mobiler2l_ns.run.teach import Teach
-from mobiler2l_ns.saved_run import SavedRun
+from mobiler2l_ns.saved_run import SavedRun, check_weights
 from mobiler2l_ns.student.growth import Growth
 from mobiler2l_ns.student.model import MobileR2LModel, MobileR2LModelConfig
 from mobiler2l_ns.student.pruning import Pruning
@@ -160,7 +161,8 @@ class MobileR2LPipeline(VanillaPipeline):
         self._phases: dict[Phase, TrainingPhase] = {phase.name: phase(self) for phase in (Teach, Distil, FineTune)}
         self.phase = self._phases[self.plan.at(0)]
         self._entered: TrainingPhase | None = None
-        trains = test_mode == "val"
+        self._optimizers: Optimizers | None = None
+        trains = self._trains = test_mode == "val"
         if trains:
             background = config.model.background
             background.check(self.datamanager.dataparser_config, self.datamanager.train_dataparser_outputs)
@@ -241,9 +243,48 @@ class MobileR2LPipeline(VanillaPipeline):
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         self.phase = self._phases[self.plan.at(step)]
+        check_weights(self.model, loaded_state, "this run")
+        if self._trains:
+            self._check_same_pictures(loaded_state)
         if any(name.startswith("best_student.") for name in loaded_state):
             self.best_student = BestStudent(self.model.student.network)
         super().load_pipeline(loaded_state, step)
+
+    def _check_same_pictures(self, loaded_state: dict[str, Any]) -> None:
+        """See that what is resumed was trained on this capture, in this size.
+
+        Raises:
+            UserError: if it was not.
+        """
+        prefix = next(name for name in loaded_state if name.endswith("student.capture.start_pose"))
+        prefix = prefix.removesuffix("start_pose")
+        recorded = ("image_size", "world_transform", "start_pose")
+        saved = {name: loaded_state[prefix + name].cpu() for name in recorded}
+        now = {name: self.model.student.capture.get_buffer(name).cpu() for name in saved}
+        if not torch.equal(saved["image_size"], now["image_size"]):
+            (height, width), (was_high, was_wide) = now["image_size"].tolist(), saved["image_size"].tolist()
+            raise UserError(
+                f"The checkpoint is of pictures of {was_wide} x {was_high} pixels, these are {width} x {height}: "
+                "resume with the same --pipeline.datamanager.max-image-size and the same photos"
+            )
+        if any(not torch.allclose(saved[name], now[name], atol=1e-3) for name in saved):
+            raise UserError("The checkpoint is of another capture, whose cameras are not these: give the same --data")
+
+    def get_extra_state(self) -> Tensor:
+        """Where torch's random numbers and those of poses and batches are, so that a resumed run does not draw again
+        what it has had."""
+        return torch.stack([torch.get_rng_state(), self.datamanager.generator.get_state()])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on with the random numbers of a checkpoint, on each rank with others."""
+        if not self._trains:
+            return
+        of_torch, of_poses = state.cpu()
+        torch.set_rng_state(of_torch)
+        self.datamanager.generator.set_state(of_poses)
+        if rank := comms.get_rank():
+            torch.manual_seed(int(torch.randint(1 << 31, ())) + rank)
+            self.datamanager.generator.manual_seed(int(torch.randint(1 << 31, ())))
 
     # Steps
 
@@ -276,11 +317,28 @@ class MobileR2LPipeline(VanillaPipeline):
         if self.world_size > 1:
             self._model = distributed.wrap(self.model, trained)
 
+    def restart_teacher(self, rate: float) -> None:
+        """Give the teacher new weights, and a share of its learning rates."""
+        fresh = nerfacto.build(self.config.teacher, self.datamanager.train_dataset, str(self.device), None)
+        self.model.teacher.load_state_dict(fresh.state_dict())
+        assert self._optimizers is not None
+        for name, optimizer in self._optimizers.optimizers.items():
+            if name == "student":
+                continue
+            optimizer.state.clear()
+            for group in optimizer.param_groups:
+                group["lr"] *= rate
+            if name in self._optimizers.schedulers:
+                scheduler = self._optimizers.schedulers[name]
+                scheduler.base_lrs = [rate * base for base in scheduler.base_lrs]
+        self.wrap(self.model.teacher)
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        if training_callback_attributes.optimizers is not None:
-            self.student_optimizer = training_callback_attributes.optimizers.optimizers["student"]
+        self._optimizers = training_callback_attributes.optimizers
+        if self._optimizers is not None:
+            self.student_optimizer = self._optimizers.optimizers["student"]
         begin = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.begin_step, 1)
         end = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.end_step, 1)
         return [begin, *super().get_training_callbacks(training_callback_attributes), end]

@@ -28,6 +28,7 @@ from mobiler2l_ns.progress.phases import Phase
 from mobiler2l_ns.run import console, distributed
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline, MobileR2LPipelineConfig
 from mobiler2l_ns.run.schedule import StudentSchedulerConfig
+from mobiler2l_ns.saved_run import newest_checkpoint, read_checkpoint
 from mobiler2l_ns.student.network import StudentNetwork
 
 
@@ -128,6 +129,17 @@ class MobileR2LTrainer(Trainer):
         return built
 
     def _load_checkpoint(self) -> None:
+        config = self.config
+        if config.load_dir is not None and config.load_step is None:
+            found = newest_checkpoint(config.load_dir)
+            if found is None:
+                raise UserError(f"No checkpoint in {config.load_dir}: give --load-dir the folder of a run")
+            config.load_dir = found.parent
+            read_checkpoint(found)
+        elif config.load_dir is not None:
+            read_checkpoint(config.load_dir / f"step-{config.load_step:09d}.ckpt")
+        elif config.load_checkpoint is not None:
+            read_checkpoint(config.load_checkpoint)
         super()._load_checkpoint()
         optimizer = self.optimizers.optimizers["student"]
         for group in optimizer.param_groups:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor, nn
 
 PAYS_AFTER = 100_000_000
@@ -61,6 +62,10 @@ class HashGrids:
                     with torch.no_grad():
                         encode(torch.full((64, 3), 0.5))
                     self.compiled[grid] = encode
+            except IOChangeException:
+                # nerfstudio's viewer interrupts a render whose camera has moved on: compiled is with the next one.
+                self.compiled, self.lookups_left = {}, 1
+                raise
             except Exception as error:  # whatever a compiler that is missing or unfit ends in
                 self.compiled = {}
                 reason = str(error).strip().partition("\n")[0]

@@ -11,8 +11,6 @@ import time
 from functools import cached_property
 from pathlib import Path
 
-from mobiler2l_ns.export.formats import all_formats
-
 COMMAND = "from mobiler2l_ns.plugin.export_commands import entrypoint; entrypoint()"
 """What the console script mobiler2l-export does."""
 SPECIAL = re.compile(r"[\\`*{<\[]")
@@ -21,6 +19,8 @@ SPECIAL = re.compile(r"[\\`*{<\[]")
 
 def format_names() -> list[str]:
     """What mobiler2l-export can write with what is installed here; "all" of it last."""
+    from mobiler2l_ns.export.formats import all_formats
+
     return [*(name for name, form in all_formats().items() if form.missing() is None), "all"]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
+from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import (
     ViewerButton,
     ViewerCheckbox,
@@ -229,12 +230,19 @@ def _say(handle, text: str) -> None:
 
 
 def _watch(panel: weakref.ref[Panel]) -> None:
-    """Updates a panel for as long as there is one and somebody looks at it."""
+    """Updates a panel for as long as there is one and somebody looks at it; each failure is told once."""
+    told: set[str] = set()
     while True:
         time.sleep(INTERVAL)
         watched = panel()
         if watched is None:
             return
         if watched.viser_server.get_clients():
-            watched.update()
+            try:
+                watched.update()
+            except Exception as error:  # a panel that stands still for good would be worse than one that is late
+                reason = f"{type(error).__name__}: {error}"
+                if reason not in told:
+                    told.add(reason)
+                    CONSOLE.print("The viewer's panel could not be updated:", reason, style="yellow", markup=False)
         del watched

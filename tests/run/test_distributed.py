@@ -59,7 +59,8 @@ def run(runs, request) -> Run:
 def test_all_ranks_have_the_same_weights_and_buffers_after_every_phase(run):
     for first, second in zip(*(rank["states"] for rank in run.ranks), strict=True):
         assert first.keys() == second.keys()
-        assert [name for name in first if not torch.equal(first[name], second[name])] == []
+        different = [name for name in first if not torch.equal(first[name], second[name])]
+        assert different == ["_extra_state"]  # random numbers: each rank has its own
     last = run.ranks[0]["states"][-1]
     for part in ("_model.module.teacher.", "_model.module.student.network.", "best_student.network."):
         assert any(name.startswith(part) for name in last)

@@ -233,7 +233,7 @@ def test_a_growing_student_is_compiled_once_a_stage_and_size_and_as_a_whole():
             for rows in (12, 6, 5):
                 network(torch.randn(2, channels, rows, rows)).mean().backward()
     # Far from the limit beyond which torch compiles no more.
-    assert counter.frame_count <= 5 < torch._dynamo.config.recompile_limit
+    assert counter.frame_count <= 5 < torch._dynamo.config.cache_size_limit
     torch.compiler.reset()
 
 

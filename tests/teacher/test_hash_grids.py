@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from nerfstudio.field_components.encodings import HashEncoding
 from torch import nn
 
@@ -86,3 +87,19 @@ def test_where_nothing_compiles_the_grids_stay_as_they_are(compiles, capsys, fai
     assert compiles.calls == 1
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.count("No working C++ compiler found") == 1 and "long trace" not in printed
+
+
+def test_a_render_that_the_viewer_interrupts_leaves_the_compiler_on(compiles):
+    def interrupted(*_):
+        raise IOChangeException("the camera has moved")
+
+    works, compiles.to = compiles.to, lambda function: interrupted
+    teacher = Teacher()
+    expected = teacher(POINTS)
+    HashGrids(teacher, pays_after=1)
+    with pytest.raises(IOChangeException):
+        teacher(POINTS)
+    compiles.to = works
+    assert torch.equal(teacher(POINTS), expected)
+    torch.testing.assert_close(teacher(POINTS), expected)
+    assert compiles.calls == 3  # the interrupted one, and one a grid
