@@ -12,16 +12,30 @@ from mobiler2l_ns.geometry.rays import pinhole_rays
 POINTS_PER_VIEW = 4096
 LEAST_POINTS = 100
 """Views that show less of the scene say nothing of its depth."""
+SOLID = 0.5
+"""Accumulation of a ray that ends on something."""
+FAINTEST = 0.01
+"""Accumulation of a ray that meets hardly anything."""
 VIEWS = 256
 """As many views are measured; more change nothing."""
 
 
 class SceneExtent:
-    """Collects surface points and their depths view by view."""
+    """Collects surface points and their depths view by view.
+
+    Where the teacher is solid counts. If it is so in no view, as after very few steps, what is there counts most where
+    there is most of it.
+    """
 
     def __init__(self) -> None:
-        self.depth_quantiles: list[tuple[float, float]] = []
-        self.points: list[Tensor] = []
+        self._solid: list[tuple[tuple[float, float], Tensor]] = []
+        self._faint: list[tuple[tuple[float, float], Tensor]] = []
+        self.has_depth = False
+
+    @property
+    def measured(self) -> bool:
+        """Whether any view has told something."""
+        return bool(self._solid or self._faint)
 
     def add(self, pose: Float[Tensor, "3 4"], view: PictureGeometry, outputs: dict[str, Tensor]) -> None:
         """Measure one pseudo view.
@@ -32,32 +46,36 @@ class SceneExtent:
             outputs: the teacher's ``depth`` along each ray and, if it has it, ``accumulation``, both (H, W, 1) of the
                 covered size. Pixels the teacher sees through do not count.
         """
-        if "depth" not in outputs or len(self.depth_quantiles) >= VIEWS:
+        if "depth" not in outputs or len(self._solid) >= VIEWS:
             return
+        self.has_depth = True
         origin, directions = pinhole_rays(pose[None].cpu(), view.intrinsics, *view.covered, 1)
         depth = outputs["depth"].cpu().float() / directions[0].norm(dim=-1, keepdim=True)
-        solid = outputs["accumulation"].cpu() > 0.5 if "accumulation" in outputs else torch.ones_like(depth).bool()
-        count = int(solid.sum())
-        if count < LEAST_POINTS:
+        accumulation = outputs["accumulation"].cpu().float() if "accumulation" in outputs else torch.ones_like(depth)
+        views, least = self._solid, SOLID
+        if int((accumulation > least).sum()) < LEAST_POINTS:
+            views, least = self._faint, max(FAINTEST, SOLID * float(accumulation.max()))
+        seen = accumulation > least
+        count = int(seen.sum())
+        if count < LEAST_POINTS or len(views) >= VIEWS:
             return
         every = max(1, count // POINTS_PER_VIEW)
-        depth, directions = depth[solid][::every], directions[0][solid[..., 0]][::every]
+        depth, directions = depth[seen][::every], directions[0][seen[..., 0]][::every]
         near, far = depth.quantile(torch.tensor([0.005, 0.995])).tolist()
-        self.depth_quantiles.append((near, far))
-        self.points.append((origin[0, 0] + depth[:, None] * directions)[:: max(1, VIEWS // 64)])
+        views.append(((near, far), (origin[0, 0] + depth[:, None] * directions)[:: max(1, VIEWS // 64)]))
 
     def planes(self) -> tuple[float, float] | None:
         """Near and far z-depth with a margin; None if the teacher gave no depth."""
-        if not self.depth_quantiles:
+        if not self.measured:
             return None
-        values = torch.tensor(self.depth_quantiles)
+        values = torch.tensor([quantiles for quantiles, _ in self._solid or self._faint])
         return float(values[:, 0].quantile(0.02)) * 0.95, float(values[:, 1].quantile(0.98)) * 1.05
 
     def sphere(self) -> tuple[Float[Tensor, "3"], Float[Tensor, ""]] | None:
         """Centre and radius of a sphere that holds all but stray points, with a margin; None without depth."""
-        if not self.points:
+        if not self.measured:
             return None
-        points = torch.cat(self.points)
+        points = torch.cat([points for _, points in self._solid or self._faint])
         points = points[:: max(1, len(points) // 100_000)]
         low, high = points.quantile(torch.tensor([0.005, 0.995]), dim=0)
         centre = (low + high) / 2

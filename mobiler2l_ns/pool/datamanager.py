@@ -308,7 +308,7 @@ class MobileR2LDataManager(VanillaDataManager):
 
     def measure_extent(self, views: int = 8) -> SceneExtent:
         """How far the scene reaches; when the pool came from the cache a few views are rendered only to see that."""
-        if not self.extent.depth_quantiles:
+        if not self.extent.measured:
             pool, self.pool = self.pool, self._empty_pool(views, 1e9, torch.device("cpu"))
             for pose in self.sample_poses(views):
                 self.render_view(pose)

@@ -24,7 +24,7 @@ def measure_scene(run: Run) -> None:
     what it learns.
 
     Raises:
-        UserError: if the teacher gives no depth and none is set.
+        UserError: if the teacher gives no depth, or shows nothing, and no depth is set.
     """
     model, datamanager = run.model, run.datamanager
     capture, config = model.student.capture, model.config
@@ -33,12 +33,19 @@ def measure_scene(run: Run) -> None:
     assert datamanager.pool is not None
     extent, colour = datamanager.measure_extent(), datamanager.pool.mean_colour().cpu()
     # Every rank has seen views of its own.
-    planes, sphere, colour = distributed.from_rank_0((extent.planes(), extent.sphere(), colour))
+    planes, sphere, colour, has_depth = distributed.from_rank_0(
+        (extent.planes(), extent.sphere(), colour, extent.has_depth)
+    )
     near, far = (
         given if given is not None else measured
         for given, measured in zip((config.near, config.far), planes or (None, None), strict=True)
     )
     if near is None or far is None:
+        if has_depth:
+            raise UserError(
+                "The teacher shows nothing where pseudo views are taken: train it longer (--pipeline.teacher-steps), or "
+                "look at the cameras' poses and at what --pipeline.teacher.near-plane and .far-plane cut off"
+            )
         raise UserError("The teacher gives no depth: set --pipeline.model.near and --pipeline.model.far")
     if not 0.0 < near < far:
         raise UserError(f"Near {near:.3g} and far {far:.3g} are no depth range: set --pipeline.model.near and .far")

@@ -47,3 +47,27 @@ def test_a_teacher_without_depth_says_nothing(poses):
     extent = SceneExtent()
     extent.add(poses[0], VIEW, see_a_ball(poses[0], accumulation=False))
     assert extent.planes() is None and extent.sphere() is None
+
+
+def test_of_a_teacher_that_is_nowhere_solid_yet_counts_where_there_is_most(poses):
+    extent = SceneExtent()
+    for pose in poses:
+        seen = see_a_ball(pose)
+        extent.add(pose, VIEW, {**seen, "accumulation": 0.02 + 0.3 * seen["accumulation"]})
+    faint = extent.sphere()
+    assert faint is not None
+    torch.testing.assert_close(faint[0], CENTRE, atol=0.03, rtol=0)
+    # As soon as anything is solid, only that does.
+    small = see_a_ball(poses[0])
+    extent.add(poses[0], VIEW, small)
+    alone = SceneExtent()
+    alone.add(poses[0], VIEW, small)
+    assert extent.planes() == alone.planes()
+
+
+def test_a_teacher_that_shows_nothing_has_depth_but_no_extent(poses):
+    extent = SceneExtent()
+    extent.add(
+        poses[0], VIEW, {**see_a_ball(poses[0]), "accumulation": torch.full_like(see_a_ball(poses[0])["depth"], 1e-3)}
+    )
+    assert extent.has_depth and not extent.measured and extent.planes() is None and extent.sphere() is None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from nerfstudio.field_components.encodings import HashEncoding
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import nn
 
 from mobiler2l_ns.teacher.hash_grids import HashGrids
