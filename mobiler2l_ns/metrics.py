@@ -78,12 +78,14 @@ def image_metrics(picture: Image, reference: Image, lpips: LazyLPIPS, mask: Mask
     """PSNR, SSIM and, if its weights can be had, LPIPS of a picture in 0..1.
 
     With a mask, PSNR is that of the visible pixels. SSIM and LPIPS look at neighbourhoods: the hidden pixels of both
-    pictures are the reference's own there, so they count as equal. Nothing is measured where nothing is visible.
+    pictures are grey there, so they count as equal, whatever the reference shows. Nothing is measured where nothing is
+    visible.
     """
     if mask is not None and not bool(mask.any()):
         return {}
     decibel = float(psnr(picture, reference, mask))
-    picture = behind_mask(picture, reference, mask)
+    grey = torch.full_like(reference, 0.5)
+    picture, reference = (behind_mask(shown, grey, mask) for shown in (picture, reference))
     metrics = {"psnr": decibel, "ssim": ssim(picture, reference)}
     distance = float(lpips(picture.permute(2, 0, 1)[None], reference.permute(2, 0, 1)[None]))
     return metrics if math.isnan(distance) else {**metrics, "lpips": distance}
