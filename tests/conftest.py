@@ -38,6 +38,17 @@ if TYPE_CHECKING:
 
 LONGEST_FIRST = (
     "tests/export/formats/test_litert.py",
+    "tests/run/test_captures.py",
+    "tests/export/formats/test_coreml.py",
+    "tests/run/test_distributed.py",
+    "tests/scripts/test_benchmarks.py",
+    "tests/export/test_package.py",
+    "tests/viewer/test_panel.py",
+    "tests/export/formats/test_web_page.py",
+    "tests/export/formats/test_web.py",
+    "tests/plugin/test_nerfstudio_hooks.py",
+    "tests/run/test_alpha.py",
+    "tests/run/test_nerfstudio_commands.py",
 )
 """A file is one process's. The longest are begun first, in this order, so that both processes end together."""
 
