@@ -95,6 +95,20 @@ def load_teacher(config_path: Path, data: Path | None, device: torch.device | st
     return LoadedTeacher(model, pipeline.datamanager.train_dataparser_outputs, recorded)
 
 
+def likeness(teacher: Model, dataset: InputDataset, background: Background) -> tuple[float, float]:
+    """How near three small pictures of a teacher are to the photos, and how near the photos' mean colour is, in dB."""
+    to_photo, to_grey = [], []
+    for index in torch.linspace(0, len(dataset) - 1, 3).long().tolist():
+        camera = deepcopy(dataset.cameras[index : index + 1])
+        camera.rescale_output_resolution(min(1.0, 64 / int(camera.width.max())))
+        rgb = render_like_photo(teacher, camera, background.rgb)["rgb"].cpu()
+        photo = background.shown(dataset.get_data(index)["image"]).permute(2, 0, 1)[None]
+        photo = torch.nn.functional.interpolate(photo, rgb.shape[:2], mode="area")[0].permute(1, 2, 0)
+        to_photo.append(psnr(rgb, photo))
+        to_grey.append(psnr(photo.mean((0, 1)).expand_as(photo), photo))
+    return float(torch.stack(to_photo).mean()), float(torch.stack(to_grey).mean())
+
+
 def check_teacher(teacher: LoadedTeacher, dataset: InputDataset, background: Background) -> None:
     """Refuse a teacher that does not show this capture in this frame.
 
@@ -123,17 +137,7 @@ def check_teacher(teacher: LoadedTeacher, dataset: InputDataset, background: Bac
         raise UserError(
             "The teacher was trained on another capture: its photos' names or poses are not those of --data"
         )
-    to_photo, to_grey = [], []
-    for index in torch.linspace(0, len(dataset) - 1, 3).long().tolist():
-        camera = deepcopy(dataset.cameras[index : index + 1])
-        camera.rescale_output_resolution(min(1.0, 64 / int(camera.width.max())))
-        rgb = render_like_photo(teacher.model, camera, background.rgb)["rgb"].cpu()
-        photo = background.shown(dataset.get_data(index)["image"])
-        chw = torch.nn.functional.interpolate(photo.permute(2, 0, 1)[None], rgb.shape[:2], mode="area")
-        photo = chw[0].permute(1, 2, 0)
-        to_photo.append(psnr(rgb, photo))
-        to_grey.append(psnr(photo.mean((0, 1)).expand_as(photo), photo))
-    seen, grey = float(torch.stack(to_photo).mean()), float(torch.stack(to_grey).mean())
+    seen, grey = likeness(teacher.model, dataset, background)
     if seen < grey:
         raise UserError(
             f"The teacher's pictures are not this capture's photos ({seen:.1f} dB; their mean colour gives "

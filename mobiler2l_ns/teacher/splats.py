@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.models.base_model import Model
 from torch import Tensor
 
 from mobiler2l_ns.capture.background import Background
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.metrics import psnr
 from mobiler2l_ns.saved_run import SavedRun
-from mobiler2l_ns.teacher.loaded import LoadedTeacher, adopted_dataparser, load_teacher
-from mobiler2l_ns.teacher.render import render_like_photo
+from mobiler2l_ns.teacher.loaded import LoadedTeacher, adopted_dataparser, likeness, load_teacher
 from mobiler2l_ns.teacher.splat_cloud import COLOUR_AT_ZERO, MOST_DEGREE, SH_DC, SplatCloud
 from mobiler2l_ns.teacher.splat_file import read_splats
 from mobiler2l_ns.teacher.splat_teacher import SplatTeacher, SplatTeacherConfig
@@ -157,20 +153,6 @@ def _another_frame(
 
 def _is_same(a: tuple[Tensor, float], b: tuple[Tensor, float]) -> bool:
     return torch.allclose(a[0], b[0], atol=1e-5) and abs(a[1] / b[1] - 1.0) < 1e-5
-
-
-def likeness(teacher: Model, dataset: InputDataset, background: Background) -> tuple[float, float]:
-    """How near three small pictures of a teacher are to the photos, and how near the photos' mean colour is, in dB."""
-    to_photo, to_grey = [], []
-    for index in torch.linspace(0, len(dataset) - 1, 3).long().tolist():
-        camera = deepcopy(dataset.cameras[index : index + 1])
-        camera.rescale_output_resolution(min(1.0, 64 / int(camera.width.max())))
-        rgb = render_like_photo(teacher, camera, background.rgb)["rgb"].cpu()
-        photo = background.shown(dataset.get_data(index)["image"]).permute(2, 0, 1)[None]
-        photo = torch.nn.functional.interpolate(photo, rgb.shape[:2], mode="area")[0].permute(1, 2, 0)
-        to_photo.append(psnr(rgb, photo))
-        to_grey.append(psnr(photo.mean((0, 1)).expand_as(photo), photo))
-    return float(torch.stack(to_photo).mean()), float(torch.stack(to_grey).mean())
 
 
 # splatfacto
