@@ -212,9 +212,7 @@ def _bar(x: float, y: float, z: float, half: float, axis: float | None = None, t
 
 _CORNERS = [(x, y) for x in (-0.36, 0.36) for y in (-0.36, 0.36)]
 THIN_SOLIDS = [
-    *(
-        _bar(x, y, -0.42 if x > 0 else -0.02, 0.42 if x > 0 else 0.82) for x, y in _CORNERS
-    ),  # legs, two reach up
+    *(_bar(x, y, -0.42 if x > 0 else -0.02, 0.42 if x > 0 else 0.82) for x, y in _CORNERS),  # legs, two reach up
     *(_bar(0.0, y, z, 0.36, 0.0) for y in (-0.36, 0.36) for z in (-0.62, 0.0)),  # level bars along x
     *(_bar(x, 0.0, z, 0.36, math.pi / 2) for x in (-0.36, 0.36) for z in (-0.62, 0.0)),  # and along y
     *(_bar(-0.36, 0.0, z, 0.36, math.pi / 2, 0.016) for z in (0.3, 0.52, 0.78)),  # rungs of the back

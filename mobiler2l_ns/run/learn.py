@@ -43,8 +43,8 @@ def measure_scene(run: Run) -> None:
     if near is None or far is None:
         if has_depth:
             raise UserError(
-                "The teacher shows nothing where pseudo views are taken: train it longer (--pipeline.teacher-steps), or "
-                "look at the cameras' poses and at what --pipeline.teacher.near-plane and .far-plane cut off"
+                "The teacher shows nothing where pseudo views are taken: train it longer (--pipeline.teacher-steps), "
+                "or look at the cameras' poses and at what --pipeline.teacher.near-plane and .far-plane cut off"
             )
         raise UserError("The teacher gives no depth: set --pipeline.model.near and --pipeline.model.far")
     if not 0.0 < near < far:
