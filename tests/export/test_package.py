@@ -116,7 +116,7 @@ def test_every_format_at_every_precision_gives_the_students_pictures(format_name
 @pytest.mark.parametrize("format_name", ALWAYS)
 def test_fewer_bits_make_smaller_packages(format_name, tmp_path):
     thresholds = FORMATS[format_name].thresholds
-    student = make_student(width_of_body=64, sr_blocks=1)
+    student = make_student(width_of_body=64, num_blocks=1, sr_blocks=1)
     requests = [Request(format_name, "encoding", precision) for precision in thresholds]
     sizes = {file.precision: file.bytes for file in export_packages(student, requests, tmp_path)}
     bits = {"fp32": 32, "fp16": 16, "int8": 8, "palette6": 6, "palette4": 4}

@@ -39,7 +39,8 @@ CASES = [
 
 @pytest.mark.parametrize(("format_name", "contract"), [case for case in CASES if case != ("coreml", "pose")])
 def test_every_package_shows_the_students_picture_to_the_client(format_name, contract, tmp_path):
-    student = make_student(pitches=(1.0, 2.0), sphere=True, alpha=format_name != "snapml")
+    shape = {"num_blocks": 1, "sr_blocks": 1}
+    student = make_student(pitches=(1.0, 2.0), sphere=True, alpha=format_name != "snapml", **shape)
     request = Request(format_name, contract, sizes=((44, 60), (22, 30)))
     files = export_packages(student, [request], tmp_path)
     sizes = [(file.path, index) for file in files for index in range(len(file.views))]

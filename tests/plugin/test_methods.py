@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
-from short_run import SCRIPTS
+from short_run import load_script
 
 from mobiler2l_ns.plugin import methods
 from mobiler2l_ns.student.network import measure_cost
@@ -138,16 +138,9 @@ def test_teacher_settings_for_objects_come_with_blender_data_only():
         (["--width", "1008", "--height", "756", "--strides", "2", "2", "3"], 4_298_371, 4_267_523),
     ],
 )
-def test_describe_student(arguments, params, folded):
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        str(SCRIPTS / "describe_student.py"),
-        "mobiler2l-paper",
-        "--json",
-        *arguments,
-    ]
-    cost = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+def test_describe_student(arguments, params, folded, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["describe_student.py", "mobiler2l-paper", "--json", *arguments])
+    load_script("describe_student").main()
+    cost = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (cost["params"], cost["params_folded"], cost["fp16_bytes"]) == (params, folded, 2 * folded)
     assert cost["gmac"] == pytest.approx(50.64 if not arguments else 26.64, abs=0.01)
