@@ -201,8 +201,9 @@ def write_inside(package: Path, student: Student, views: Sequence[dict[str, Any]
 
 def write(
     path: Path, student: Student, files: Sequence[PackageFile], psnr_photos: float | None, previous: Path
-) -> None:
-    """Write a manifest, keeping the entries of the previous one's other packages if they are of the same student.
+) -> list[str]:
+    """Write a manifest, keeping the entries of the previous one's other packages if they are of the same student, whole
+    and still there.
 
     Args:
         path: of the new manifest.
@@ -211,17 +212,28 @@ def write(
         psnr_photos: of the PyTorch student, in dB to the proof photos.
         previous: the manifest that this one will replace; it need not be there.
 
+    Returns:
+        Names of packages in the folder that are listed no more.
+
     Raises:
         UserError: if the previous file is not a manifest of packages.
     """
     manifest = {**describe(student), "psnr_photos": None if psnr_photos is None else round(psnr_photos, 3)}
-    entries = {file.path: asdict(file) for file in files}
+    entries, left = {file.path: asdict(file) for file in files}, []
     if previous.exists():
         earlier = read(previous)
-        if all(earlier[key] == manifest[key] for key in ("student_sha256", "format_version")):
-            entries = {entry["path"]: entry for entry in earlier["files"]} | entries
+        same = all(earlier[key] == manifest[key] for key in ("student_sha256", "format_version"))
+        for entry in earlier["files"]:
+            name = entry.get("path") if isinstance(entry, dict) else None
+            if not isinstance(name, str) or name in entries or not (previous.parent / name).exists():
+                continue
+            if same and set(entry) == {field.name for field in fields(PackageFile)}:
+                entries[name] = entry
+            else:
+                left.append(name)
     manifest["files"] = [entries[name] for name in sorted(entries)]
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf8")
+    return sorted(left)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -234,6 +246,7 @@ def read(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf8"))
     except ValueError:
         manifest = None
-    if not isinstance(manifest, dict) or not {"student_sha256", "format_version", "files"} <= set(manifest):
+    known = isinstance(manifest, dict) and {"student_sha256", "format_version", "files"} <= set(manifest)
+    if not known or not isinstance(manifest["files"], list):
         raise UserError(f"{path} is not a manifest of packages: choose another --output-dir, or move that file away")
     return manifest

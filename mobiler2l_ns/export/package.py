@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from mobiler2l_ns import __version__
@@ -23,6 +25,10 @@ from mobiler2l_ns.export.proof import Reference, prove
 from mobiler2l_ns.export.summary import print_table
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
+
+UNFINISHED = ".unfinished-"
+"""Begins the name of the folder that an export works in."""
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -184,9 +190,51 @@ def export_packages(
     """
     jobs = [job for request in requests for job in _jobs(student, request)]
     reference = reference or Reference(student)
+    with _alone_in(output_dir):
+        files, left = _write_all(student, jobs, output_dir, reference)
+    print_table(output_dir, files, reference.psnr_photos())
+    if left:
+        CONSOLE.print(
+            f"No longer listed in {output_dir}, since they are of an earlier student or their entry is damaged: "
+            f"{', '.join(left)}. Export them again, or delete them",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+    return files
+
+
+@contextmanager
+def _alone_in(output_dir: Path) -> Iterator[None]:
+    """Hold a folder against other exports, which would lose entries of the manifest to each other.
+
+    Raises:
+        UserError: if it cannot be written, or another export is at work there.
+    """
+    lock = FileLock(output_dir / LOCK)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=output_dir))
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"Another export is writing to {output_dir}: wait for it, or choose another --output-dir"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{output_dir} cannot be written: {error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_all(
+    student: Student, jobs: Sequence[_Job], output_dir: Path, reference: Reference
+) -> tuple[list[manifest.PackageFile], list[str]]:
+    """Write, prove and move in; returns the packages, and names of those that are listed no more."""
+    try:
+        for killed in output_dir.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(killed, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=output_dir))
     except OSError as error:
         raise UserError(f"{output_dir} cannot be written: {error}") from None
     try:
@@ -194,10 +242,9 @@ def export_packages(
         if described.exists():
             manifest.read(described)  # before all the work, if it is something else
         files = [_write(student, job, reference, work) for job in jobs]
-        manifest.write(work / MANIFEST, student, files, reference.psnr_photos(), described)
+        left = manifest.write(work / MANIFEST, student, files, reference.psnr_photos(), described)
         clients.write(work / MANIFEST)
         _move_in(work, [*(file.path for file in files), clients.NAME, MANIFEST], output_dir)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    print_table(output_dir, files, reference.psnr_photos())
-    return files
+    return files, left

@@ -64,7 +64,7 @@ def load_proof_photos(config: TrainerConfig, student: Student) -> list[ProofPhot
             if not capture_file(parser).exists():
                 raise UserError(f"there is no {capture_file(parser)}")
             outputs = of_split(parser.setup(), split)
-        except UserError as error:
+        except (UserError, OSError, AssertionError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warning = f"The capture is not there ({reason}): nothing is compared with photos"
             CONSOLE.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
