@@ -247,6 +247,6 @@ def read(path: Path) -> dict[str, Any]:
     except ValueError:
         manifest = None
     known = isinstance(manifest, dict) and {"student_sha256", "format_version", "files"} <= set(manifest)
-    if not known or not isinstance(manifest["files"], list):
+    if not isinstance(manifest, dict) or not known or not isinstance(manifest["files"], list):
         raise UserError(f"{path} is not a manifest of packages: choose another --output-dir, or move that file away")
     return manifest
