@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from short_run import open_run
 from torch.amp.grad_scaler import GradScaler
 
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.plugin import methods
 from mobiler2l_ns.run.trainer import Scaler
+from mobiler2l_ns.saved_run import SavedRun
 
 
 @pytest.fixture
@@ -27,6 +31,18 @@ def test_a_machine_without_a_gpu_is_told_how_to_train_on_its_cpu(make_config, tm
     config.machine.device_type = "cuda"
     with pytest.raises(UserError, match="no NVIDIA GPU here: train on the CPU with --machine.device-type cpu"):
         config.setup()
+
+
+def test_config_yml_says_what_was_trained(finished_run):
+    asked = methods.mobiler2l_tiny.config.pipeline.teacher  # type: ignore[attr-defined]
+    assert asked.far_plane == 1000.0 and not asked.disable_scene_contraction
+    config: Any = SavedRun.open(finished_run).config.pipeline
+    pipeline, _ = open_run(finished_run)
+    assert config.teacher_preset == "scene"  # as it stands there
+    assert config.teacher == pipeline.model.teacher.config
+    assert config.teacher.disable_scene_contraction and config.teacher.background_color == "white"
+    distance = pipeline.datamanager.train_poses[:, :, 3].norm(dim=-1)
+    assert float(distance.max()) < config.teacher.far_plane < 2 * float(distance.max())
 
 
 def test_what_is_looked_at_is_not_what_is_measured(finished_run):
