@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,6 @@ from mobiler2l_ns.student.renderer import Student
 
 UNFINISHED = ".unfinished-"
 """Begins the name of the folder that an export works in."""
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,13 @@ def export_packages(
     return files
 
 
+def lock_of(output_dir: Path) -> Path:
+    """The file that an export to a folder holds: of this machine and user, and outside of the folder, which is given
+    away as it is."""
+    named = hashlib.sha256(f"{Path.home()} {output_dir.resolve()}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"mobiler2l-export-{named}.lock"
+
+
 @contextmanager
 def _alone_in(output_dir: Path) -> Iterator[None]:
     """Hold a folder against other exports, which would lose entries of the manifest to each other.
@@ -211,7 +218,7 @@ def _alone_in(output_dir: Path) -> Iterator[None]:
     Raises:
         UserError: if it cannot be written, or another export is at work there.
     """
-    lock = FileLock(output_dir / LOCK)
+    lock = FileLock(lock_of(output_dir))
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

@@ -11,7 +11,7 @@ from small_student import make_student
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.contract import MANIFEST
-from mobiler2l_ns.export.package import LOCK, Request, export_packages
+from mobiler2l_ns.export.package import Request, export_packages, lock_of
 
 ONNX, INT8 = Request("onnx"), Request("onnx", precision="int8")
 SMALL: dict[str, Any] = {"width_of_body": 8, "num_blocks": 1, "height": 16, "width": 16}
@@ -47,9 +47,9 @@ def test_damaged_entries_and_packages_that_are_gone_are_not_kept(tmp_path, capsy
 
 def test_two_exports_into_one_folder_are_one_after_the_other(tmp_path):
     student = make_student(**SMALL)
-    with FileLock(tmp_path / LOCK), pytest.raises(UserError, match="Another export is writing to .*: wait for it"):
+    with FileLock(lock_of(tmp_path)), pytest.raises(UserError, match="Another export is writing to .*: wait for it"):
         export_packages(student, [ONNX], tmp_path)
-    assert not (tmp_path / MANIFEST).exists()
+    assert list(tmp_path.iterdir()) == []
     export_packages(student, [ONNX], tmp_path)
     assert listed(tmp_path) == ["mobiler2l.onnx"]
 
