@@ -40,7 +40,8 @@ class ExportJob:
         self._said = tempfile.TemporaryFile()
         arguments = [form, "--load-config", str(load_config), "--output-dir", str(output_dir)]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *arguments],
+            # Unbuffered: what it prints would come after the error that ends it.
+            [sys.executable, "-u", "-c", COMMAND, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._said,
             stderr=subprocess.STDOUT,
