@@ -32,8 +32,11 @@ def train(config) -> Path:
     from nerfstudio.scripts.train import main
     from nerfstudio.utils import writer
 
+    # nerfstudio's writers are the process's: what was left unwritten before is not of this run, nor is what comes
+    # after.
+    writer.EVENT_STORAGE.clear()
+    writer.EVENT_WRITERS.clear()
     main(config)
-    # nerfstudio would go on writing into this run's curves when the next one is trained.
     writer.EVENT_WRITERS.clear()
     return config.get_base_dir() / "config.yml"
 
