@@ -61,6 +61,12 @@ class CaptureDataset(InputDataset):
             photo = np.concatenate([photo, np.full_like(photo[..., :1], 255)], axis=-1)
         return photo
 
+    def get_image_uint8(self, image_idx: int) -> UInt8[torch.Tensor, "h w channels"]:
+        """``get_image_float32`` in bytes, to the nearest."""
+        if self._dataparser_outputs.alpha_color is None:
+            return torch.from_numpy(self.get_numpy_image(image_idx))
+        return (self.get_image_float32(image_idx) * 255.0).round().to(torch.uint8)
+
     def get_mask(self, index: int) -> torch.Tensor | None:
         """Where a photo is visible, (H, W, 1) bool; None in a capture without masks.
 

@@ -13,16 +13,12 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.data.datamanagers.base_datamanager import (
-    VanillaDataManager,
-    VanillaDataManagerConfig,
-    variable_res_collate,
-)
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
-from nerfstudio.data.utils.nerfstudio_collate import nerfstudio_collate
+from nerfstudio.model_components.ray_generators import RayGenerator
 from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE, ItersPerSecColumn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -39,6 +35,7 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.bounds import SceneExtent
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.pool.batch import StudentBatch
+from mobiler2l_ns.pool.photo_bytes import PhotoBytes, random_rays
 from mobiler2l_ns.pool.photos import PhotoPool
 from mobiler2l_ns.pool.pseudo_views import BYTES_PER_GIB, PseudoViewPool
 from mobiler2l_ns.pool.refresh import TimeShare
@@ -91,10 +88,8 @@ class MobileR2LDataManager(VanillaDataManager):
     def __init__(self, config: MobileR2LDataManagerConfig, *args, **kwargs) -> None:
         with reading(config.dataparser) as self._notes:
             super().__init__(config, *args, **kwargs)
-        if len(self.eval_dataset) == 0:
-            # What nerfstudio's commands ask for: nothing to go through, and a camera to begin at.
-            self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
-            self.eval_dataloader = RandIndicesEvalDataloader(self.eval_dataset, device=self.device)
+        if len(self.eval_dataset) == 0:  # which nerfstudio leaves out
+            self.setup_eval()
         self.pool: PseudoViewPool | None = None
         self.photos: PhotoPool | None = None
         self._selection_photos: PhotoPool | None = None
@@ -132,16 +127,26 @@ class MobileR2LDataManager(VanillaDataManager):
     def setup_train(self) -> None:
         if self.test_mode == "val":
             self._look_at_all_files()
-        # nerfstudio goes by what the capture's file says of the training photos.
-        if self.train_dataset.cameras.is_jagged or self.eval_dataset.cameras.is_jagged:
-            self.config.collate_fn = variable_res_collate
-        elif self.config.collate_fn is variable_res_collate:
-            self.config.collate_fn = nerfstudio_collate
-        super().setup_train()
+        config = self.config
+        count, repeats = config.train_num_images_to_sample_from, config.train_num_times_to_repeat_images
+        self._train_photos = PhotoBytes(self.train_dataset, self._photo_device, count, repeats)
+        self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, config.train_num_rays_per_batch)
+        self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
 
     def setup_eval(self) -> None:
-        super().setup_eval()
-        self.fixed_indices_eval_dataloader.image_indices = self.eval_dataset.visible
+        config, dataset = self.config, self.eval_dataset
+        count, repeats = config.eval_num_images_to_sample_from, config.eval_num_times_to_repeat_images
+        self._eval_photos = PhotoBytes(dataset, self._photo_device, count, repeats)
+        self.eval_pixel_sampler = self._get_pixel_sampler(dataset, config.eval_num_rays_per_batch)
+        self.eval_ray_generator = RayGenerator(dataset.cameras.to(self.device))
+        # Without photos nerfstudio's commands still ask for something to go through, and for a camera to begin at.
+        self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(dataset, device=self.device)
+        self.fixed_indices_eval_dataloader.image_indices = dataset.visible
+        self.eval_dataloader = RandIndicesEvalDataloader(dataset, device=self.device)
+
+    @property
+    def _photo_device(self) -> torch.device | str:
+        return "cpu" if "image" in self.exclude_batch_keys_from_device else self.device
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
         """A random photo that is held out and not wholly hidden."""
@@ -319,9 +324,23 @@ class MobileR2LDataManager(VanillaDataManager):
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Rays of photos (n,) for the teacher."""
-        rays, batch = super().next_train(step)
+        self.train_count += 1
+        sampler = self.train_pixel_sampler
+        assert sampler is not None
+        rays, batch = random_rays(self._train_photos, sampler, self.train_ray_generator)
         self._rays_in_batch = len(rays)
         return rays, batch
+
+    def next_eval(self, step: int) -> tuple[RayBundle, dict]:
+        """Rays of photos (n,) that are held out."""
+        self.eval_count += 1
+        assert self.eval_pixel_sampler is not None
+        return random_rays(self._eval_photos, self.eval_pixel_sampler, self.eval_ray_generator)
+
+    def free_photos_of_rays(self) -> None:
+        """Give the memory back that the teacher's photos take; they are read again where rays are asked for again."""
+        self._train_photos.free()
+        self._eval_photos.free()
 
     def pseudo_batch(self) -> StudentBatch:
         """Pseudo views for the student."""

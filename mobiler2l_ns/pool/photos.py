@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -62,7 +62,7 @@ def fit_photo(
 
 
 class PhotoPool:
-    """Photos at the student's geometry, kept as bytes with their cameras.
+    """Photos at the student's geometry, kept as bytes with their cameras; a mask that all share is kept once.
 
     Args:
         dataset: the photos, RGB or RGBA with straight alpha.
@@ -72,7 +72,7 @@ class PhotoPool:
     """
 
     pictures: UInt8[Tensor, "n ch cw channels"]
-    masks: Float[Tensor, "n ch cw"]
+    masks: Bool[Tensor, "n ch cw"]
     camera_to_worlds: Float[Tensor, "n 3 4"]
     intrinsics: Float[Tensor, "n 4"]
     """fx, fy, cx, cy in pixels."""
@@ -81,24 +81,33 @@ class PhotoPool:
     def __init__(
         self, dataset: InputDataset, indices: list[int], view: PictureGeometry, background: Background
     ) -> None:
-        pictures, masks, cameras = [], [], []
-        for index in track(indices, "Preparing photos", console=CONSOLE, transient=True):
+        count, (height, width) = len(indices), view.covered
+        self.view = view
+        # Filled in place: a small tensor kept of each photo would keep the allocator from giving back what lies before.
+        self.pictures = torch.empty(count, height, width, 4 if background.alpha else 3, dtype=torch.uint8)
+        self.masks = torch.zeros(0, height, width, dtype=torch.bool)
+        self.camera_to_worlds, self.intrinsics = torch.empty(count, 3, 4), torch.empty(count, 4)
+        self.distortion = torch.zeros(count, 6)
+        for place, index in enumerate(track(indices, "Preparing photos", console=CONSOLE, transient=True)):
             data, photo = dataset.get_data(index), background.photo(dataset, index)
             picture, mask, camera = fit_photo(photo, dataset.cameras[index : index + 1].to("cpu"), view)
             if "mask" in data:
                 seen = fit_photo(data["mask"].float(), dataset.cameras[index : index + 1], view)
                 mask = mask * (seen[0][..., 0] > 0.99)
-            pictures.append(quantise(picture))
-            masks.append(mask)
-            cameras.append(camera)
-        self.view = view
-        self.pictures, self.masks = torch.stack(pictures), torch.stack(masks)
-        self.camera_to_worlds = torch.cat([camera.camera_to_worlds for camera in cameras])
-        self.intrinsics = torch.cat([torch.cat([c.fx, c.fy, c.cx, c.cy], dim=-1) for c in cameras])
-        undistorted = torch.zeros(1, 6)
-        self.distortion = torch.cat(
-            [undistorted if c.distortion_params is None else c.distortion_params for c in cameras]
-        )
+            self.pictures[place] = quantise(picture)
+            self._set_mask(place, mask > 0)
+            self.camera_to_worlds[place] = camera.camera_to_worlds[0]
+            self.intrinsics[place] = torch.cat([camera.fx, camera.fy, camera.cx, camera.cy], dim=-1)[0]
+            if camera.distortion_params is not None:
+                self.distortion[place] = camera.distortion_params[0]
+
+    def _set_mask(self, place: int, mask: Bool[Tensor, "ch cw"]) -> None:
+        if place == 0:
+            self.masks = mask.expand(len(self.pictures), -1, -1)
+        elif not torch.equal(mask, self.masks[place]):
+            if self.masks.stride(0) == 0:
+                self.masks = self.masks.clone(memory_format=torch.contiguous_format)
+            self.masks[place] = mask
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -126,7 +135,7 @@ class PhotoPool:
         return StudentBatch(
             camera_rays(cameras, self.view.stride),
             self.pictures[chosen, rows, columns].to(device).float() / 255.0,
-            self.masks[chosen, rows, columns].to(device),
+            self.masks[chosen, rows, columns].to(device).float(),
         )
 
     def draw(

