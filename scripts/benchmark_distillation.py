@@ -270,7 +270,7 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
     tested = race.test_cameras(pipeline)
     model, student = pipeline.model, pipeline.model.student
     group = dict(config.optimizers["student"])
-    optimizers = Optimizers({"student": {**group, "scheduler": None}}, {"student": student.network.parameter_groups()})
+    optimizers = Optimizers({"student": {**group, "scheduler": None}}, {"student": student.parameter_groups()})
     optimizer = pipeline.student_optimizer = optimizers.optimizers["student"]
     rates = [part["lr"] for part in optimizer.param_groups]
     schedule = StudentScheduler(replace(group["scheduler"], growth=pipeline.growth))

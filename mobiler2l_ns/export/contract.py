@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 MANIFEST = "manifest.json"
 """Describes the packages of a folder, or a package that stands alone."""
 
-Contract = Literal["pose", "encoding"]
-"""What a package is asked with: a camera's pose and intrinsics, or the encoded low-resolution rays."""
+Contract = Literal["pose", "encoding", "features"]
+"""What a package is asked with: a camera's pose and intrinsics; the encoded low-resolution rays, of a student without a
+volume; or those and what its volume shows."""
 
-CONTRACTS: dict[Contract, str] = {"pose": "camera_to_world, intrinsics -> image", "encoding": "encoding -> image"}
+CONTRACTS: dict[Contract, str] = {
+    "pose": "camera_to_world, intrinsics -> image",
+    "encoding": "encoding -> image",
+    "features": "encoding, features -> image",
+}
 """Inputs and output of each contract."""
 
 Runner = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]

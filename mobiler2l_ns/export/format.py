@@ -38,7 +38,7 @@ class Format(ABC):
     """What a client gets."""
     layout: str = "NCHW"
     """Axes of an encoding and of a picture, as a client sees them; CHW has no batch axis at all."""
-    contracts: tuple[Contract, ...] = ("pose", "encoding")
+    contracts: tuple[Contract, ...] = ("pose", "encoding", "features")
     """What its packages can be asked with, the default first."""
     holds_functions: bool = False
     """Whether one package holds several sizes, sharing weights."""

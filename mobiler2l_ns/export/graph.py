@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
 from mobiler2l_ns.export.contract import POSE_INPUTS, Contract, GraphInput
-from mobiler2l_ns.geometry.encoding import SHORTEST_CHORD
+from mobiler2l_ns.export.ray_graph import RayGraph
+from mobiler2l_ns.export.volume_graph import VolumeGraph
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.network import PointwiseLinear, ResidualBlock, StudentNetwork, SuperResolution
 from mobiler2l_ns.student.renderer import Student
@@ -52,19 +53,15 @@ def fold_batch_norms(network: StudentNetwork) -> StudentNetwork:
 
 
 class PoseToImage(nn.Module):
-    """Camera in, picture out: low-resolution rays, sampling, encoding and the folded network in one graph.
+    """Camera in, picture out: low-resolution rays, sampling, encoding, volume and the folded network in one graph.
 
     It is written with the operations that phone runtimes share: no indexing (which becomes ``gather``), no branches.
     """
 
     contract: Contract = "pose"
 
-    u: Tensor
-    v: Tensor
     t_values: Tensor
     frequencies: Tensor
-    centre: Tensor
-    radius: Tensor
     log_pitch: Tensor
 
     def __init__(self, student: Student, view: PictureGeometry | None = None, pitch: float = 1.0) -> None:
@@ -74,43 +71,38 @@ class PoseToImage(nn.Module):
         config, view = student.config, view or student.view(pitch)
         self.inputs = POSE_INPUTS
         self.height, self.width = view.height, view.width
-        self.rows, self.columns = view.grid
-        self.contracted, self.in_sphere = student.is_contracted(), student.in_sphere()
+        self.contracted = student.is_contracted()
         self.several_pitches, self.alpha = len(config.pitches) > 1, config.alpha
+        self.rays = RayGraph(student, view)
+        self.volume = None if student.volume is None else VolumeGraph(student, view)
         self.network = fold_batch_norms(student.network)
-        u = (torch.arange(self.columns) + 0.5) * config.stride
-        v = (torch.arange(self.rows) + 0.5) * config.stride
-        self.register_buffer("u", u.repeat(self.rows)[None, None])
-        self.register_buffer("v", v.repeat_interleave(self.columns)[None, None])
         self.register_buffer("t_values", student.t_values().detach().cpu().reshape(1, -1, 1, 1))
         self.register_buffer("frequencies", 2.0 ** torch.arange(config.num_frequencies).float().reshape(1, 1, -1, 1))
-        self.register_buffer("centre", student.capture.scene_centre.detach().cpu().reshape(1, 3, 1))
-        self.register_buffer("radius", student.capture.scene_radius.detach().cpu().reshape(1, 1, 1))
-        self.register_buffer("log_pitch", torch.full((1, 1, self.rows, self.columns), pitch).log2())
+        self.register_buffer("log_pitch", torch.full((1, 1, *view.grid), pitch).log2())
 
     def encode(
         self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
     ) -> Float[Tensor, "1 channels rows columns"]:
         """The network's input; equal to ``Student.encode_rays`` of the camera's low-resolution rays."""
-        fx, fy, cx, cy = intrinsics.reshape(1, 1, 4).split(1, dim=2)
-        x, y = (self.u - cx) / fx, (cy - self.v) / fy
-        rotation, origin = camera_to_world.split([3, 1], dim=2)
-        directions = rotation @ torch.cat([x, y, -torch.ones_like(self.u)], dim=1)
-        if self.in_sphere:
-            start, along = (origin - self.centre) / self.radius, directions / self.radius
-            squared = (along * along).sum(dim=1, keepdim=True)
-            nearest = start - ((start * along).sum(dim=1, keepdim=True) / squared) * along
-            inside = (1.0 - (nearest * nearest).sum(dim=1, keepdim=True)).clamp(min=SHORTEST_CHORD**2)
-            origin, directions = nearest, along * (inside / squared).sqrt()
-        points = origin[:, None] + self.t_values * directions[:, None]
+        start, along = self.rays(camera_to_world, intrinsics)
+        points = start[:, None] + self.t_values * along[:, None]
         if self.contracted:
             size = points.abs().amax(dim=2, keepdim=True).clamp(min=1.0)
             points = points * ((2.0 - 1.0 / size) / size)
-        points = points.reshape(1, -1, 1, self.rows * self.columns)
+        points = points.reshape(1, -1, 1, self.rays.rows * self.rays.columns)
         angles = points * self.frequencies
         encoded = torch.cat([angles.sin(), angles.cos(), points], dim=2)
-        encoded = encoded.reshape(1, -1, self.rows, self.columns)
+        encoded = encoded.reshape(1, -1, self.rays.rows, self.rays.columns)
         return torch.cat([encoded, self.log_pitch], dim=1) if self.several_pitches else encoded
+
+    def network_inputs(
+        self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
+    ) -> dict[str, Tensor]:
+        """What a graph that begins at the network is given: ``encoding``, and with a volume ``features``."""
+        inputs = {"encoding": self.encode(camera_to_world, intrinsics)}
+        if self.volume is not None:
+            inputs["features"] = self.volume(camera_to_world, intrinsics)
+        return inputs
 
     def forward(
         self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
@@ -120,42 +112,53 @@ class PoseToImage(nn.Module):
         Returns:
             RGB in 0..1, or RGBA with the colour premultiplied.
         """
-        picture = self.network(self.encode(camera_to_world, intrinsics))
+        picture = self.network(*self.network_inputs(camera_to_world, intrinsics).values())
         return picture.narrow(2, 0, self.height).narrow(3, 0, self.width)
 
 
-class EncodingToImage(nn.Module):
-    """The network alone: the client computes rays and encoding, and everything here may be in half precision.
+class RaysToImage(nn.Module):
+    """The network alone: the client computes rays, encoding and, where there is one, the volume's features; everything
+    here may be in half precision.
 
     Args:
         student, view, pitch: as for ``PoseToImage``.
     """
 
-    contract: Contract = "encoding"
-
     def __init__(self, student: Student, view: PictureGeometry | None = None, pitch: float = 1.0) -> None:
         super().__init__()
-        view = view or student.view(pitch)
-        self.height, self.width, self.alpha = view.height, view.width, student.config.alpha
-        channels = student.config.input_channels
-        self.inputs = (
+        config, view = student.config, view or student.view(pitch)
+        self.contract: Contract = "features" if student.volume is not None else "encoding"
+        self.height, self.width, self.alpha = view.height, view.width, config.alpha
+        channels, features = config.input_channels, config.feature_channels
+        inputs = [
             GraphInput(
                 "encoding",
                 (1, channels, *view.grid),
                 f"Encoded low-resolution rays, shape (1, {channels}, rows, columns); manifest.json says how they are "
                 "computed.",
-            ),
-        )
+            )
+        ]
+        if features:
+            rows, columns = (count * config.volume_rays for count in view.grid)
+            inputs.append(
+                GraphInput(
+                    "features",
+                    (1, features, rows, columns),
+                    f"What the volume shows, shape (1, {features}, rows, columns): composited features, then the "
+                    "accumulation; manifest.json says how they are computed.",
+                )
+            )
+        self.inputs = tuple(inputs)
         self.network = fold_batch_norms(student.network)
 
-    def forward(self, encoding: Float[Tensor, "1 channels rows columns"]) -> Float[Tensor, "1 colours height width"]:
-        """RGB in 0..1, or RGBA with the colour premultiplied, of rays as ``PoseToImage.encode`` gives them."""
-        return self.network(encoding).narrow(2, 0, self.height).narrow(3, 0, self.width)
+    def forward(self, *inputs: Float[Tensor, "1 _channels _rows _columns"]) -> Float[Tensor, "1 colours height width"]:
+        """RGB in 0..1, or RGBA with the colour premultiplied, of rays as ``PoseToImage.network_inputs`` gives them."""
+        return self.network(*inputs).narrow(2, 0, self.height).narrow(3, 0, self.width)
 
 
-Graph = PoseToImage | EncodingToImage
+Graph = PoseToImage | RaysToImage
 
 
 def graph_of(student: Student, contract: Contract, view: PictureGeometry | None = None, pitch: float = 1.0) -> Graph:
     """The graph of a contract, in evaluation mode."""
-    return (PoseToImage if contract == "pose" else EncodingToImage)(student, view, pitch).eval()
+    return (PoseToImage if contract == "pose" else RaysToImage)(student, view, pitch).eval()

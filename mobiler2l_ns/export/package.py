@@ -74,8 +74,13 @@ def _jobs(student: Student, request: Request) -> list[_Job]:
     missing = form.missing()
     if missing:
         raise UserError(f"{form.name} packages need more: {missing}")
-    if request.contract not in form.contracts:
-        raise UserError(f"{form.name} packages hold {', '.join(form.contracts)}, not {request.contract}")
+    contract = request.contract
+    if contract not in form.contracts:
+        raise UserError(f"{form.name} packages hold {', '.join(form.contracts)}, not {contract}")
+    if contract == "features" and student.volume is None:
+        raise UserError("This student has no volume that could give features: its network is asked with the encoding")
+    if contract == "encoding" and student.volume is not None:
+        contract = "features"  # its network asks for both
     precision = request.precision or form.precision
     if precision not in form.thresholds:
         raise UserError(f"{form.name} packages come in {', '.join(form.thresholds)}, not {precision}")
@@ -90,11 +95,11 @@ def _jobs(student: Student, request: Request) -> list[_Job]:
     jobs = []
     for group in groups:
         parts = ["mobiler2l"]
-        parts += [request.contract] * (request.contract != "pose")
+        parts += [contract] * (contract != "pose")
         parts += [precision] * (precision != form.precision)
         if sizes != whole_pictures:
             parts += [f"{view.width}x{view.height}" for view, _ in group.values()]
-        jobs.append(_Job(form, request.contract, precision, group, "-".join(parts) + form.suffix))
+        jobs.append(_Job(form, contract, precision, group, "-".join(parts) + form.suffix))
     return jobs
 
 

@@ -127,7 +127,8 @@ def prove(
             inputs = {"camera_to_world": pose[None].numpy(), "intrinsics": intrinsics.numpy()}
         else:
             with torch.no_grad():
-                inputs = {"encoding": encoder.encode(pose[None], intrinsics).numpy()}
+                given = encoder.network_inputs(pose[None], intrinsics)
+                inputs = {name: value.numpy() for name, value in given.items()}
         began = time.perf_counter()
         answer = run(inputs)
         seconds.append(time.perf_counter() - began)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +12,8 @@ from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.geometry.rays import pinhole_rays
 
 POINTS_PER_VIEW = 4096
+RAYS_PER_VIEW = 8192
+"""Of those, solid or not, that are remembered with their ends."""
 LEAST_POINTS = 100
 """Views that show less of the scene say nothing of its depth."""
 SOLID = 0.5
@@ -31,11 +35,28 @@ class SceneExtent:
         self._solid: list[tuple[tuple[float, float], Tensor]] = []
         self._faint: list[tuple[tuple[float, float], Tensor]] = []
         self.has_depth = False
+        self._rays: list[tuple[Tensor, ...]] = []
+
+    def rays(self) -> tuple[Float[Tensor, "r 3"], Float[Tensor, "r 3"], Float[Tensor, "r"], Float[Tensor, "r"]] | None:
+        """A part of all rays: origins, directions of length 1 along the optical axis, z-depths, and accumulations; None
+        without depth."""
+        if not self._rays:
+            return None
+        origins, directions, depths, accumulations = (torch.cat(parts) for parts in zip(*self._rays, strict=True))
+        return origins, directions, depths, accumulations
 
     @property
     def measured(self) -> bool:
         """Whether any view has told something."""
         return bool(self._solid or self._faint)
+
+    def state(self) -> dict[str, Any]:
+        """All that has been collected, to be kept."""
+        return dict(vars(self))
+
+    def take(self, state: dict[str, Any] | None) -> None:
+        """What ``state`` gave; None: nothing."""
+        vars(self).update(state or {})
 
     def add(self, pose: Float[Tensor, "3 4"], view: PictureGeometry, outputs: dict[str, Tensor]) -> None:
         """Measure one pseudo view.
@@ -52,6 +73,12 @@ class SceneExtent:
         origin, directions = pinhole_rays(pose[None].cpu(), view.intrinsics, *view.covered, 1)
         depth = outputs["depth"].cpu().float() / directions[0].norm(dim=-1, keepdim=True)
         accumulation = outputs["accumulation"].cpu().float() if "accumulation" in outputs else torch.ones_like(depth)
+        if len(self._rays) < VIEWS:
+            chosen = torch.randperm(depth.numel())[:RAYS_PER_VIEW]
+            ways = directions[0].reshape(-1, 3)[chosen]
+            self._rays.append(
+                (origin[0, 0].expand_as(ways), ways, depth.reshape(-1)[chosen], accumulation.reshape(-1)[chosen])
+            )
         views, least = self._solid, SOLID
         if int((accumulation > least).sum()) < LEAST_POINTS:
             views, least = self._faint, max(FAINTEST, SOLID * float(accumulation.max()))

@@ -66,6 +66,29 @@ def points_on_rays(
     return origins[..., None, :] + depths[..., :, None] * directions[..., None, :]
 
 
+def chords_in_sphere(
+    origins: Float[Tensor, "*#rays 3"],
+    directions: Float[Tensor, "*rays 3"],
+    centre: Float[Tensor, "3"],
+    radius: Float[Tensor, ""],
+) -> tuple[Float[Tensor, "*rays 3"], Float[Tensor, "*rays 3"]]:
+    """The chord that a sphere cuts out of each ray: its middle and half of it, in radii from the sphere's centre.
+
+    Points of a ray then lie where the scene is, from whichever distance it is seen: ``middle + t * half``, with t from
+    -1 where the ray enters to 1 where it leaves. Rays that pass by the sphere, or graze it, get a chord of half length
+    ``SHORTEST_CHORD`` around their point nearest to the centre.
+
+    Args:
+        origins, directions: rays in world units, directions of any length.
+        centre, radius: the sphere, world units.
+    """
+    start, along = (origins - centre) / radius, directions / radius
+    squared = (along * along).sum(-1, keepdim=True)
+    nearest = start - ((start * along).sum(-1, keepdim=True) / squared) * along
+    inside = (1.0 - (nearest * nearest).sum(-1, keepdim=True)).clamp(min=SHORTEST_CHORD**2)
+    return nearest, along * (inside / squared).sqrt()
+
+
 def points_in_sphere(
     origins: Float[Tensor, "*#rays 3"],
     directions: Float[Tensor, "*rays 3"],
@@ -73,22 +96,8 @@ def points_in_sphere(
     radius: Float[Tensor, ""],
     t_values: Float[Tensor, "k"] | Float[Tensor, "*rays k"],
 ) -> Float[Tensor, "*rays k 3"]:
-    """Points on the chord that a sphere cuts out of each ray, in units of its radius from its centre.
-
-    A ray's points then lie where the scene is, from whichever distance it is seen. Rays that pass by the sphere, or
-    graze it, get a chord of half length ``SHORTEST_CHORD`` around their point nearest to the centre.
-
-    Args:
-        origins, directions: rays in world units, directions of any length.
-        centre, radius: the sphere, world units.
-        t_values: -1 where the ray enters, 1 where it leaves.
-    """
-    start, along = (origins - centre) / radius, directions / radius
-    squared = (along * along).sum(-1, keepdim=True)
-    nearest = start - ((start * along).sum(-1, keepdim=True) / squared) * along
-    inside = (1.0 - (nearest * nearest).sum(-1, keepdim=True)).clamp(min=SHORTEST_CHORD**2)
-    half = along * (inside / squared).sqrt()
-    return nearest[..., None, :] + t_values[..., :, None] * half[..., None, :]
+    """Points on the chords of ``chords_in_sphere``, t_values from -1 to 1."""
+    return points_on_rays(*chords_in_sphere(origins, directions, centre, radius), t_values)
 
 
 def contract(points: Float[Tensor, "*any 3"]) -> Float[Tensor, "*any 3"]:

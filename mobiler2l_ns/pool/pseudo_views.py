@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from mobiler2l_ns.geometry.bounds import SceneExtent
+
 BYTES_PER_GIB = 1 << 30
 
 
@@ -82,17 +84,20 @@ class PseudoViewPool:
         """Whether no pixel of an RGBA pool lets more than half of what is behind it through."""
         return not bool((self.pictures[: self.filled, ..., 3] < 128).any())
 
-    def save(self, path: Path) -> None:
-        """Write the filled part to a file, whole or not at all."""
+    def save(self, path: Path, extent: SceneExtent) -> None:
+        """Write the filled part and what it tells of the scene's extent to a file, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        torch.save({"poses": self.poses[: self.filled].cpu(), "pictures": self.pictures[: self.filled].cpu()}, partial)
+        filled = {"poses": self.poses[: self.filled].cpu(), "pictures": self.pictures[: self.filled].cpu()}
+        torch.save({**filled, "extent": extent.state()}, partial)
         partial.replace(path)
 
-    def load(self, path: Path) -> None:
-        """Fill the pool from a file written by ``save``, as far as both reach."""
+    def load(self, path: Path, extent: SceneExtent) -> None:
+        """Fill the pool, and what its views tell of the scene's extent, from a file written by ``save``, as far as both
+        reach."""
         stored = torch.load(path, map_location="cpu")
         count = min(self.capacity, len(stored["poses"]))
         self.poses[:count] = stored["poses"][:count].to(self.poses.device)
         self.pictures[:count] = stored["pictures"][:count].to(self.pictures.device)
         self.filled = self.rendered = count
+        extent.take(stored.get("extent"))

@@ -58,6 +58,10 @@ def measure_scene(run: Run) -> None:
         # From inside the sphere half of a ray's piece would lie behind the camera.
         if float(nearest) > float(radius):
             capture.record(scene_centre=centre, scene_radius=radius)
+    rays = extent.rays()
+    if model.student.volume is not None and rays is not None:
+        model.student.cpu().count_density(*rays)
+        model.student.to(model.device)
     if model.student.in_sphere():
         CONSOLE.print(f"The student samples points in a sphere of radius {float(capture.scene_radius):.3g}")
     else:

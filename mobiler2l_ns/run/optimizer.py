@@ -66,7 +66,7 @@ class Muon(torch.optim.AdamW):
             parameter
             for group in self.param_groups
             for parameter in group["params"]
-            if parameter.dim() > 1 and min(parameter.shape[:2]) > COLOURS
+            if "volume" not in group and parameter.dim() > 1 and min(parameter.shape[:2]) > COLOURS
         }
         # Around AdamW's step, and not in a step of its own that calls it: hooks would be called by both.
         self._held: dict[Tensor, Tensor] = {}
@@ -128,13 +128,12 @@ class AdamWOptimizerConfig(OptimizerConfig):
     """Decay of the weights per step, times the learning rate."""
     block_lr: float = 1.0
     """Learning rate of the backbone's residual blocks, in units of --lr."""
+    planes_lr: float = 0.02
+    """Learning rate of the volume's planes."""
 
     def setup(self, params: Any) -> torch.optim.Optimizer:
         """Args: parameters, or groups of them as ``StudentNetwork.parameter_groups`` makes them."""
-        groups = [
-            {**group, "lr": self.lr * self.block_lr} if isinstance(group, dict) and "block" in group else group
-            for group in params
-        ]
+        groups = [{**group, **self._of(group)} if isinstance(group, dict) else group for group in params]
         first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
         return self._target(
             groups,
@@ -146,6 +145,13 @@ class AdamWOptimizerConfig(OptimizerConfig):
             fused=first.is_cuda or tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4),
             **self._more(),
         )
+
+    def _of(self, group: dict[str, Any]) -> dict[str, Any]:
+        if "block" in group:
+            return {"lr": self.lr * self.block_lr}
+        if "volume" in group:
+            return {"lr": self.planes_lr if group["volume"] == "planes" else self.lr, "weight_decay": 0.0}
+        return {}
 
     def _more(self) -> dict[str, Any]:
         return {}

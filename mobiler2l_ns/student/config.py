@@ -16,7 +16,32 @@ Activation = Literal["gelu", "relu", "none"]
 
 
 @dataclass
-class NetworkShape:
+class VolumeShape:
+    """Shape of the volume in front of the network."""
+
+    volume_rays: int = 0
+    """Rays through the volume in the cell of a low-resolution ray, each way: 1, or the product of the first strides. 0:
+    no volume, a pure light field."""
+    volume_points: int = 6
+    """Points of each of those rays that are looked up in the volume."""
+    volume_cells: tuple[int, ...] = (128,)
+    """Cells of the volume's three planes each way, one entry a level."""
+    volume_channels: int = 8
+    """Channels of each plane."""
+    volume_hidden: int = 16
+    """Hidden channels of the map from planes to density and features."""
+    volume_features: int = 8
+    """Features that are composited along a ray; the first are its colours."""
+    density_rays: int = 2
+    """Rays that points are placed for in the cell of a low-resolution ray, each way; volume_rays is a multiple."""
+    density_cells: int = 64
+    """Cells each way of the coarse density that places them."""
+    density_bins: int = 48
+    """Pieces of a ray in which it is looked up."""
+
+
+@dataclass
+class NetworkShape(VolumeShape):
     """Shape of the network. The defaults are the paper's D60-SR3."""
 
     num_points: int = 8
@@ -50,8 +75,13 @@ class NetworkShape:
     533, 400 and 200 pixels. More than one adds an input channel, log2 of the pitch."""
 
     @property
+    def feature_channels(self) -> int:
+        """Channels that the volume gives the network at each of its rays: features and accumulation; 0 without one."""
+        return self.volume_features + 1 if self.volume_rays else 0
+
+    @property
     def input_channels(self) -> int:
-        """Channels of the network's input: the encoding, and the pitch if there are several."""
+        """Channels of the encoded rays: the encoding, and the pitch if there are several."""
         return encoding_channels(self.num_points, self.num_frequencies) + (len(self.pitches) > 1)
 
     @property

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import mse_loss
 
-from mobiler2l_ns.geometry.cells import CoarserCells
+from mobiler2l_ns.geometry.cells import VISIBLE, CoarserCells
 from mobiler2l_ns.geometry.rays import LowResRays
 from mobiler2l_ns.student.renderer import Student
 
@@ -41,7 +42,10 @@ def training_outputs(student: Student, rays: LowResRays, coarser: bool) -> dict[
         ``rgb`` (n, H, W, channels), RGB or premultiplied RGBA in 0..1, and where ``coarser`` the cells that were drawn
         (``coarser_cells``) and their ``coarser_rgb``.
     """
-    outputs: dict[str, Tensor | CoarserCells] = {"rgb": student(*rays).permute(0, 2, 3, 1)}
+    picture, composited = student.look(*rays)
+    outputs: dict[str, Tensor | CoarserCells] = {"rgb": picture.permute(0, 2, 3, 1)}
+    if composited is not None:
+        outputs["volume_rgb"] = composited.colours
     if coarser:
         pitches, (rows, columns) = student.config.pitches, rays.directions.shape[1:3]
         pitch = pitches[1 + int(torch.randint(len(pitches) - 1, ()))]
@@ -60,6 +64,11 @@ def training_losses(outputs: dict, batch: dict[str, Tensor], coarser_weight: flo
     """
     image, mask = batch["image"], batch.get("mask")
     losses = {"student_rgb_loss": squared_error(outputs["rgb"], image, mask)}
+    if "volume_rgb" in outputs:
+        size = outputs["volume_rgb"].shape[1:3]
+        shown = functional.adaptive_avg_pool2d(image.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+        seen = None if mask is None else (functional.adaptive_avg_pool2d(mask, size) > VISIBLE).to(mask)
+        losses["volume_rgb_loss"] = squared_error(outputs["volume_rgb"], shown, seen)
     if "coarser_cells" in outputs:
         cells: CoarserCells = outputs["coarser_cells"]
         coarser_mask = None if mask is None else cells.mask(mask)

@@ -102,7 +102,7 @@ class MobileR2LModel(Model):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         trained_here = self._modules.get("teacher")
         groups = trained_here.get_param_groups() if isinstance(trained_here, Model) else {}
-        return {**groups, "student": self.student.network.parameter_groups()}  # type: ignore[dict-item]
+        return {**groups, "student": self.student.parameter_groups()}  # type: ignore[dict-item]
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         trained_here = self._modules.get("teacher")

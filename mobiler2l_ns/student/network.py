@@ -132,8 +132,12 @@ class SuperResolution(nn.Module):
         self.up = nn.ConvTranspose2d(inputs, outputs, kernel, stride=stride, padding=padding)
         self.blocks = nn.Sequential(*(ResidualBlock(outputs, activation, norm) for _ in range(blocks)))
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d sh sw"]:
-        return self.blocks(self.up(x))
+    def forward(
+        self, x: Float[Tensor, "n c h w"], beside: Float[Tensor, "n d sh sw"] | None = None
+    ) -> Float[Tensor, "n d sh sw"]:
+        """Args: the map to enlarge, and one to add to the enlarged one."""
+        x = self.up(x)
+        return self.blocks(x if beside is None else x + beside)
 
 
 class StudentNetwork(nn.Module):
@@ -149,27 +153,48 @@ class StudentNetwork(nn.Module):
         super().__init__()
         self.config = config
         width, activation, norm = config.width, config.activation, config.norm
+        features, rays = config.feature_channels, config.volume_rays
         self.head = nn.Sequential(_layer(config.layer, config.input_channels, width), _activation(activation))
+        if features:
+            self.patches = nn.Conv2d(features, width, rays, stride=rays, bias=False)
         self.body = nn.Sequential(
             *(ResidualBlock(width, activation, norm, config.layer) for _ in range(config.num_blocks))
         )
-        stages, channels = [], width
+        stages, channels, scale = [], width, 1
         for outputs, stride in zip(config.stage_channels(), config.strides, strict=True):
             stages.append(SuperResolution(channels, outputs, stride, config.sr_blocks, activation, norm))
-            channels = outputs
+            channels, scale = outputs, scale * stride
+            if features and scale == rays:
+                self.lateral = PointwiseConv(features, outputs)
         self.super_resolution = nn.Sequential(*stages)
         self.out = nn.Sequential(PointwiseConv(channels, config.output_channels), nn.Sigmoid())
         self.active_blocks = config.num_blocks
         if config.initialisation == "identity":
             begin_as_identity(self)
 
-    def forward(self, encoded: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n colours sh sw"]:
-        """Args: encoded rays, see ``encoding.encode``. Returns RGB or premultiplied RGBA in 0..1, ``stride`` times as
-        high and wide."""
-        features = deep = self.head(encoded)
+    def forward(
+        self, encoded: Float[Tensor, "n channels h w"], features: Float[Tensor, "n f mh mw"] | None = None
+    ) -> Float[Tensor, "n colours sh sw"]:
+        """Picture of rays.
+
+        Args:
+            encoded: rays, see ``encoding.encode``.
+            features: what the volume shows of them, see ``volume.Volume``.
+
+        Returns:
+            RGB or premultiplied RGBA in 0..1, ``stride`` times as high and wide.
+        """
+        layer, activation = self.head
+        shallow = layer(encoded) if features is None else layer(encoded) + self.patches(features)
+        shallow = deep = activation(shallow)
         for block in islice(self.body, self.active_blocks):
             deep = block(deep)
-        return self.out(self.super_resolution(deep + features))
+        picture, scale = deep + shallow, 1
+        for stage in self.super_resolution:
+            scale *= cast(SuperResolution, stage).up.stride[0]
+            lateral = features is not None and scale == self.config.volume_rays
+            picture = stage(picture, self.lateral(features) if lateral else None)
+        return self.out(picture)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups: one of each backbone block, which names it, and one of all the rest."""
@@ -227,6 +252,9 @@ def begin_as_identity(network: StudentNetwork) -> None:
     falling = 0.5 ** torch.arange(config.num_frequencies)
     channel = torch.cat([falling, falling, torch.ones(1)]).repeat(3 * config.num_points)
     channel = channel * (len(channel) / channel.square().sum()).sqrt()
+    if config.volume_rays > 1:
+        nn.init.zeros_(network.lateral.weight)
+        nn.init.zeros_(network.lateral.bias)  # type: ignore[arg-type]
     head.weight[:, : len(channel)].mul_(channel.reshape(1, -1, *[1] * (head.weight.dim() - 2)))
     for stage in network.super_resolution:
         up = cast(SuperResolution, stage).up

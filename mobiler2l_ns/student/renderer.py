@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,12 +14,11 @@ from torch.nn import functional
 
 from mobiler2l_ns.devices import compiles, multiplies_bfloat16
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.geometry.chords import Chords, finer_directions
 from mobiler2l_ns.geometry.encoding import (
-    contract,
+    chords_in_sphere,
     encode,
     jitter_depths,
-    points_in_sphere,
-    points_on_rays,
     sample_depths,
 )
 from mobiler2l_ns.geometry.picture import PictureGeometry
@@ -26,6 +26,7 @@ from mobiler2l_ns.geometry.rays import camera_rays
 from mobiler2l_ns.student.capture_record import CaptureRecord
 from mobiler2l_ns.student.config import Execution, StudentConfig
 from mobiler2l_ns.student.network import StudentNetwork
+from mobiler2l_ns.student.volume import Composited, Volume
 
 FOCAL_TOLERANCE = 0.01
 """A camera whose focal length is this close to a coarser pitch's gets that pitch."""
@@ -49,7 +50,17 @@ class Student(nn.Module):
         self.config = config
         self.execution = execution or Execution()
         self.capture = CaptureRecord()
+        self.volume = Volume(config, config.output_channels) if config.volume_rays else None
         self.network = StudentNetwork(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups: the network's, and one of the volume."""
+        groups = self.network.parameter_groups()
+        if self.volume is not None:
+            maps = [*self.volume.hidden.parameters(), *self.volume.values.parameters(), self.volume.background]
+            groups.append({"params": list(self.volume.planes), "volume": "planes"})
+            groups.append({"params": maps, "volume": "map"})
+        return groups
 
     def is_contracted(self) -> bool:
         """Whether sampled points go through the scene contraction."""
@@ -63,11 +74,56 @@ class Student(nn.Module):
         """Where the K points lie: z-depths, or inside the scene's sphere from -1 (entry) to 1 (exit)."""
         if self.in_sphere():
             return torch.linspace(-1.0, 1.0, self.config.num_points, device=self.capture.scene_radius.device)
+        return self._depths(self.config.num_points)
+
+    def _depths(self, count: int) -> Float[Tensor, "k"]:
         near, far = self.capture.depth_range
         spacing = self.config.depth_spacing
         if spacing == "auto":
             spacing = "disparity" if self.is_contracted() else "linear"
-        return sample_depths(near, far, self.config.num_points, spacing)
+        return sample_depths(near, far, count, spacing)
+
+    def bin_edges(self) -> Float[Tensor, "bins1"]:
+        """Edges of the pieces of a ray in which the volume's coarse density is looked up, as ``t_values``."""
+        bins = self.config.density_bins
+        if self.in_sphere():
+            return torch.linspace(-1.0, 1.0, bins + 1, device=self.capture.scene_radius.device)
+        return self._depths(bins + 1)
+
+    def chords(self, origins: Float[Tensor, "*#rays 3"], directions: Float[Tensor, "*rays 3"]) -> Chords:
+        """Where points of rays lie: ``start + t * along``, before they are contracted."""
+        if self.in_sphere():
+            capture = self.capture
+            return Chords(*chords_in_sphere(origins, directions, capture.scene_centre, capture.scene_radius))
+        return Chords(origins, directions)
+
+    def composite(self, origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"]) -> Composited | None:
+        """What the volume shows of low-resolution rays; None without one."""
+        if self.volume is None:
+            return None
+        rays = self.config.volume_rays
+        fine = self.chords(origins, finer_directions(directions, rays))
+        coarse = self.chords(origins, finer_directions(directions, self.config.density_rays))
+        return self.volume(fine, coarse, self.bin_edges(), self.is_contracted())
+
+    def count_density(self, origins, directions, depths, accumulations) -> None:
+        """Let the volume's coarse density be that of rays whose ends are known.
+
+        Args:
+            origins, directions: rays, directions of length 1 along the optical axis.
+            depths: z-depths of their ends.
+            accumulations: 0..1.
+        """
+        assert self.volume is not None
+        chords = self.chords(origins, directions)
+        t = depths
+        if self.in_sphere():
+            capture = self.capture
+            squared = directions.square().sum(-1)
+            start = ((chords.start * capture.scene_radius + capture.scene_centre - origins) * directions).sum(-1)
+            along = (chords.along * capture.scene_radius * directions).sum(-1)
+            t = (depths * squared - start) / along
+        self.volume.proposals.count(chords, t, accumulations, self.bin_edges(), self.is_contracted())
 
     def encode_rays(
         self,
@@ -85,13 +141,7 @@ class Student(nn.Module):
         views, height, width, _ = directions.shape
         if self.training:
             t_values = jitter_depths(t_values, views, height, width, self.config.jitter)
-        if self.in_sphere():
-            capture = self.capture
-            points = points_in_sphere(origins, directions, capture.scene_centre, capture.scene_radius, t_values)
-        else:
-            points = points_on_rays(origins, directions, t_values)
-        if self.is_contracted():
-            points = contract(points)
+        points = self.chords(origins, directions).at(t_values, self.is_contracted())
         encoded = encode(points.flatten(-2), self.config.num_frequencies)
         if len(self.config.pitches) > 1:
             encoded = torch.cat([encoded, torch.full_like(encoded[..., :1], math.log2(pitch))], dim=-1)
@@ -104,12 +154,24 @@ class Student(nn.Module):
         pitch: float = 1.0,
     ) -> Float[Tensor, "n colours sh sw"]:
         """Pictures in 0..1, RGB or premultiplied RGBA, of rays as ``encode_rays`` takes them."""
+        return self.look(origins, directions, pitch)[0]
+
+    def look(
+        self,
+        origins: Float[Tensor, "n #h #w 3"],
+        directions: Float[Tensor, "n h w 3"],
+        pitch: float = 1.0,
+    ) -> tuple[Float[Tensor, "n colours sh sw"], Composited | None]:
+        """Pictures as ``forward`` gives them, and what the volume alone shows."""
         # The encoding's sines need all of float32; only the network may run in half precision.
         with torch.autocast(directions.device.type, enabled=False):
             encoded = self.encode_rays(origins.float(), directions.float(), pitch)
+            composited = self.composite(origins.float(), directions.float())
+        features = () if composited is None else (composited.features,)
         with torch.autocast(directions.device.type, dtype=torch.bfloat16, enabled=self._in_half(encoded.device.type)):
             # Pictures to look at come in all sizes, each of which would be compiled anew.
-            return (self.network(encoded) if self.training else self.network.forward(encoded)).float()
+            network = self.network if self.training else self.network.forward
+            return network(encoded, *features).float(), composited
 
     def _in_half(self, device: str) -> bool:
         # On a CPU, pictures are what packages are compared with: their last digits count, and not their time.

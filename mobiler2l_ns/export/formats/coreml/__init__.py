@@ -18,6 +18,8 @@ from mobiler2l_ns.export.layer import Layer
 DESCRIPTION = {
     "pose": "MobileR2L neural light field: a camera's pose in, its picture out.",
     "encoding": "MobileR2L neural light field: encoded low-resolution rays in, their picture out.",
+    "features": "MobileR2L neural light field: encoded low-resolution rays and what its volume shows of them in, their "
+    "picture out.",
 }
 AUTHOR = "Distilled with mobiler2l-ns"
 LICENSE = "Follows from the rights in the captured photos; the code that made it is Apache-2.0"

@@ -129,7 +129,7 @@ def _convert(graph: Graph, precision: Precision, target: Any) -> Any:
 
     half = precision != "fp32"
     # With the encoding outside, nothing needs float32: the input itself is half, and no cast is left in the graph.
-    encoded = np.float16 if half and graph.contract == "encoding" else np.float32
+    encoded = np.float16 if half and graph.contract != "pose" else np.float32
     return ct.convert(
         _export(graph),
         inputs=[ct.TensorType(name=i.name, shape=i.shape, dtype=encoded) for i in graph.inputs],
@@ -166,7 +166,7 @@ def _compressed(model: Any, precision: Precision) -> Any:
 
 def input_dtype(graph: Graph, precision: str) -> Literal["float32", "float16"]:
     """What the package wants its inputs in."""
-    return "float16" if graph.contract == "encoding" and precision != "fp32" else "float32"
+    return "float16" if graph.contract != "pose" and precision != "fp32" else "float32"
 
 
 class _Scaled(nn.Module):

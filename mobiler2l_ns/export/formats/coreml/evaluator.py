@@ -221,6 +221,22 @@ def _matmul(a: Any) -> Tensor:
     return torch.matmul(a.x.mT if a.transpose_x else a.x, a.y.mT if a.transpose_y else a.y)
 
 
+def _resample(a: Any) -> Tensor:
+    if a.coordinates_mode != "normalized_minus_one_to_one" or a.padding_mode != "border":
+        raise MILError(f"resample of {a.coordinates_mode} coordinates with padding {a.padding_mode} is not known here")
+    return F.grid_sample(a.x, a.coordinates, a.sampling_mode, "border", bool(a.align_corners))
+
+
+def _upsample_nearest(a: Any) -> Tensor:
+    return F.interpolate(a.x, scale_factor=(float(a.scale_factor_height), float(a.scale_factor_width)), mode="nearest")
+
+
+def _cumsum(a: Any) -> Tensor:
+    if a.exclusive or a.reverse:
+        raise MILError("a cumsum that is exclusive or reversed is not known to this evaluator")
+    return a.x.cumsum(int(a.axis))
+
+
 def _axes(a: Any) -> tuple[int, ...]:
     return tuple(range(a.x.dim()) if a.axes is None else _ints(a.axes))
 
@@ -235,12 +251,16 @@ _OPS: dict[str, Callable[[Any], Tensor | list[Tensor]]] = {
     "conv": _conv,
     "conv_transpose": _conv_transpose,
     "cos": lambda a: a.x.cos(),
+    "cumsum": _cumsum,
+    "exp": lambda a: a.x.exp(),
     "expand_dims": lambda a: torch.from_numpy(np.expand_dims(a.x.numpy(), _axes(a))),
+    "floor": lambda a: a.x.floor(),
     "fill_like": lambda a: torch.full(a.ref_tensor.shape, float(a.value)),
     "gelu": _gelu,
     "identity": lambda a: a.x,
     "inverse": lambda a: 1.0 / (a.x + a.epsilon),
     "linear": lambda a: F.linear(a.x, a.weight, a.bias),
+    "log": lambda a: (a.x + float(a.epsilon)).log(),
     "matmul": _matmul,
     "maximum": lambda a: torch.maximum(torch.as_tensor(a.x), torch.as_tensor(a.y)),
     "minimum": lambda a: torch.minimum(torch.as_tensor(a.x), torch.as_tensor(a.y)),
@@ -250,6 +270,7 @@ _OPS: dict[str, Callable[[Any], Tensor | list[Tensor]]] = {
     "reduce_max": lambda a: a.x.amax(_axes(a), a.keep_dims),
     "reduce_sum": lambda a: a.x.sum(_axes(a), a.keep_dims),
     "relu": lambda a: a.x.relu(),
+    "resample": _resample,
     "reshape": _reshape,
     "sigmoid": lambda a: a.x.sigmoid(),
     "silu": lambda a: F.silu(a.x),
@@ -265,4 +286,5 @@ _OPS: dict[str, Callable[[Any], Tensor | list[Tensor]]] = {
     "tanh": lambda a: a.x.tanh(),
     "tile": lambda a: a.x.repeat(_ints(a.reps)),
     "transpose": lambda a: a.x.permute(_ints(a.perm)),
+    "upsample_nearest_neighbor": _upsample_nearest,
 }

@@ -50,7 +50,7 @@ def convert(graph: Graph, path: Path, precision: Precision, metadata: Mapping[st
 
 def input_dtype(graph: Graph, precision: str) -> Literal["float32", "float16"]:
     """What the file wants its inputs in."""
-    return "float16" if graph.contract == "encoding" and precision == "fp16" else "float32"
+    return "float16" if graph.contract != "pose" and precision == "fp16" else "float32"
 
 
 def traced(module: nn.Module, graph: Graph, opset: int, precision: str, **options: Any) -> Any:
@@ -99,8 +99,8 @@ class _Half(nn.Module):
         super().__init__()
         self.network = deepcopy(network).half()
 
-    def forward(self, encoded: Tensor) -> Tensor:
-        return self.network(encoded.half()).float()
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.network(*(values.half() for values in inputs)).float()
 
 
 def in_half(graph: Graph) -> nn.Module:

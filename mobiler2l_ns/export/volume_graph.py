@@ -1,0 +1,162 @@
+"""From a camera to what the student's volume shows, in operations that phone runtimes share.
+
+What differs from ``student.volume`` is the form: planes and coarse density are looked up in flat pictures alone (the
+density's slices lie side by side in one, each beside the next one in a second channel), maps are 1x1 convolutions, and
+the axes are (1, channels, points, rays) throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mobiler2l_ns.export.ray_graph import RayGraph
+from mobiler2l_ns.geometry.picture import PictureGeometry
+from mobiler2l_ns.student.proposals import FAINT, SOLID
+from mobiler2l_ns.student.renderer import Student
+from mobiler2l_ns.student.volume import STEEPEST, Volume
+
+
+def sample(picture: Float[Tensor, "1 c h w"], x: Tensor, y: Tensor) -> Float[Tensor, "1 c points rays"]:
+    """A picture at places (1, points, rays, 1), -1..1 from the middle of its first pixel to that of its last."""
+    places = torch.cat([x, y], dim=3)
+    return functional.grid_sample(picture, places, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+class PointGraph(nn.Module):
+    """Points of rays in units of the volume's box."""
+
+    def __init__(self, volume: Volume, contracted: bool) -> None:
+        super().__init__()
+        low, high = volume.proposals.box.tolist()
+        self.contracted = contracted
+        self.scales = [2.0 / (b - a) for a, b in zip(low, high, strict=True)]
+        self.shifts = [-1.0 - a * scale for a, scale in zip(low, self.scales, strict=True)]
+
+    def forward(
+        self, start: Float[Tensor, "1 3 #rays"], along: Float[Tensor, "1 3 rays"], t: Float[Tensor, "1 k #rays 1"]
+    ) -> list[Float[Tensor, "1 k rays 1"]]:
+        """x, y and z at places t of each ray."""
+        axes = [
+            begin.reshape(1, 1, -1, 1) + t * way.reshape(1, 1, -1, 1)
+            for begin, way in zip(start.split(1, dim=1), along.split(1, dim=1), strict=True)
+        ]
+        if self.contracted:
+            x, y, z = (axis.abs() for axis in axes)
+            size = torch.maximum(torch.maximum(x, y), z).clamp(min=1.0)
+            factor = (2.0 - 1.0 / size) / size
+            axes = [axis * factor for axis in axes]
+        return [axis * scale + shift for axis, scale, shift in zip(axes, self.scales, self.shifts, strict=True)]
+
+
+class ProposalGraph(nn.Module):
+    """Places along rays and the optical depth each stands for; equal to ``Proposals`` in evaluation mode."""
+
+    atlas: Tensor
+    middles: Tensor
+    steps: Tensor
+    quantiles: Tensor
+    indices: Tensor
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        volume = cast(Volume, student.volume)
+        shape, edges = volume.shape, student.bin_edges().detach().cpu()
+        self.points = PointGraph(volume, student.is_contracted())
+        self.bins, self.count, self.first = shape.density_bins, shape.volume_points, float(edges[0])
+        self.cells = shape.density_cells
+        self.tiles = math.ceil(math.sqrt(self.cells))
+        density = volume.proposals.density[0, 0].detach().cpu()
+        pairs = torch.stack([density, torch.cat([density[1:], density[-1:]])])
+        pairs = functional.pad(pairs, (0, 0, 0, 0, 0, self.tiles**2 - self.cells))
+        atlas = pairs.unflatten(1, (self.tiles, self.tiles)).permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
+        self.register_buffer("atlas", atlas[None].contiguous())
+        self.register_buffer("middles", ((edges[1:] + edges[:-1]) / 2).reshape(1, -1, 1, 1))
+        self.register_buffer("steps", edges.diff().reshape(1, 1, -1, 1))
+        index = torch.arange(self.count, dtype=torch.float32)
+        self.register_buffer("quantiles", ((index + 0.5) / self.count).reshape(1, -1, 1, 1))
+        self.register_buffer("indices", index.reshape(1, -1, 1))
+
+    def look_up(self, x: Tensor, y: Tensor, z: Tensor) -> Float[Tensor, "1 bins rays"]:
+        """The coarse density at places (1, bins, rays, 1), linear between the middles of its cells."""
+        last, side = self.cells - 1, self.cells * self.tiles
+        x, y, z = ((axis.clamp(-1.0, 1.0) + 1.0) * (last / 2) for axis in (x, y, z))
+        slice_ = z.clamp(max=last - 0.5).floor()
+        row = (slice_ / self.tiles).floor()
+        across = x + (slice_ - row * self.tiles) * self.cells
+        down = y + row * self.cells
+        near, far = sample(self.atlas, across * (2 / (side - 1)) - 1.0, down * (2 / (side - 1)) - 1.0).split(1, dim=1)
+        share = (z - slice_).reshape(near.shape)
+        return (near + (far - near) * share).reshape(1, self.bins, -1)
+
+    def forward(
+        self, start: Float[Tensor, "1 3 #rays"], along: Float[Tensor, "1 3 rays"]
+    ) -> tuple[Float[Tensor, "1 k rays"], Float[Tensor, "1 k rays"]]:
+        """t and optical depth of each point."""
+        optical = self.look_up(*self.points(start, along, self.middles))
+        behind = optical.cumsum(dim=1)
+        passed, reached = (-behind).exp(), (optical - behind).exp()
+        stopped = 1.0 - passed.narrow(1, self.bins - 1, 1)
+        weights = (reached - passed + FAINT / self.bins) / (stopped + FAINT)
+        starts = weights.cumsum(dim=1) - weights
+        rays = weights.shape[2]
+        starts, weights = starts.reshape(1, 1, self.bins, rays), weights.reshape(1, 1, self.bins, rays)
+        parts = ((self.quantiles - starts) / weights).clamp(0.0, 1.0)
+        t = (parts * self.steps).sum(dim=2) + self.first
+        each = stopped.clamp(max=SOLID) * (1.0 / self.count)
+        return t, ((1.0 - self.indices * each) / (1.0 - (self.indices + 1.0) * each)).log()
+
+
+class VolumeGraph(nn.Module):
+    """Composited features of a view; equal to ``Student.composite`` of its low-resolution rays."""
+
+    def __init__(self, student: Student, view: PictureGeometry) -> None:
+        super().__init__()
+        volume, config = cast(Volume, student.volume), student.config
+        self.coarse = RayGraph(student, view, config.density_rays)
+        self.fine = RayGraph(student, view, config.volume_rays)
+        self.block = config.volume_rays // config.density_rays
+        self.proposals = ProposalGraph(student)
+        self.points = PointGraph(volume, student.is_contracted())
+        self.count = config.volume_points
+        self.levels = len(volume.planes)
+        for level, planes in enumerate(volume.planes):
+            for axis, plane in enumerate(planes.detach().cpu().split(1)):
+                self.register_buffer(f"plane_{level}_{axis}", plane.contiguous())
+        self.hidden, self.values = (self._convolution(layer) for layer in (volume.hidden, volume.values))
+
+    @staticmethod
+    def _convolution(layer: nn.Linear) -> nn.Conv2d:
+        convolution = nn.Conv2d(layer.in_features, layer.out_features, 1)
+        convolution.weight.data = layer.weight.detach().cpu()[..., None, None].clone()
+        convolution.bias.data = layer.bias.detach().cpu().clone()  # type: ignore[union-attr]
+        return convolution.requires_grad_(False)
+
+    def _finer(self, values: Float[Tensor, "1 k coarse"]) -> Float[Tensor, "1 k fine"]:
+        if self.block == 1:
+            return values
+        grid = values.reshape(1, self.count, self.coarse.rows, self.coarse.columns)
+        return functional.interpolate(grid, scale_factor=float(self.block), mode="nearest").flatten(2)
+
+    def forward(
+        self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
+    ) -> Float[Tensor, "1 f mh mw"]:
+        """Features and accumulation."""
+        t, optical = self.proposals(*self.coarse(camera_to_world, intrinsics))
+        t, optical = self._finer(t), self._finer(optical)
+        x, y, z = self.points(*self.fine(camera_to_world, intrinsics), t[..., None])
+        levels = []
+        for level in range(self.levels):
+            front, floor, side = (getattr(self, f"plane_{level}_{axis}") for axis in range(3))
+            levels.append(sample(front, x, y) + sample(floor, x, z) + sample(side, y, z))
+        values = self.values(functional.relu(self.hidden(torch.cat(levels, dim=1))))
+        density, features = values.split([1, values.shape[1] - 1], dim=1)
+        optical = optical[:, None] * density.clamp(-STEEPEST, STEEPEST).exp()
+        weights = (optical - optical.cumsum(dim=2)).exp() * (1.0 - (-optical).exp())
+        composited = torch.cat([(weights * features).sum(dim=2), weights.sum(dim=2)], dim=1)
+        return composited.reshape(1, -1, self.fine.rows, self.fine.columns)
