@@ -191,6 +191,11 @@ def doubts(pipeline: Any) -> None:
     pool.draw, pipeline.model.get_loss_dict = draw, loss
 
 
+def given_cameras(pipeline: Any) -> None:
+    """Fine-tune on photos whose cameras are where the capture has them, not where the teacher has found them."""
+    pipeline.camera_corrections = lambda: None
+
+
 IDEAS: dict[str, Idea] = {
     idea.__name__: idea
     for idea in (
@@ -205,6 +210,7 @@ IDEAS: dict[str, Idea] = {
         bilinear_3x3,
         photos,
         doubts,
+        given_cameras,
     )
 }
 

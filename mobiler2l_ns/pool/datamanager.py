@@ -93,6 +93,8 @@ class MobileR2LDataManager(VanillaDataManager):
         self.pool: PseudoViewPool | None = None
         self.photos: PhotoPool | None = None
         self._selection_photos: PhotoPool | None = None
+        self.photo_poses: Float[Tensor, "n 3 4"] | None = None
+        """Where the teacher has found the training photos to be taken from; None: where the capture says."""
         self._rays_in_batch = 0
         self.extent = SceneExtent()
         self._render: RenderTeacher | None = None
@@ -208,14 +210,17 @@ class MobileR2LDataManager(VanillaDataManager):
         """The photos that select the student, in its geometry; None if they have no alpha to judge it by."""
         if self._selection_photos is None and self._photos_fit():
             _, selection = self._split()
-            self._selection_photos = PhotoPool(self.train_dataset, selection, self.view, self.background)
+            self._selection_photos = self._pool_of(selection)
         return self._selection_photos
 
     def load_photos(self) -> None:
         """Bring the photos that fine-tune the student to its geometry, once."""
         if self.photos is None:
             chosen, _ = self._split()
-            self.photos = PhotoPool(self.train_dataset, chosen, self.view, self.background)
+            self.photos = self._pool_of(chosen)
+
+    def _pool_of(self, photos: list[int]) -> PhotoPool:
+        return PhotoPool(self.train_dataset, photos, self.view, self.background, self.photo_poses)
 
     # Pseudo views
 

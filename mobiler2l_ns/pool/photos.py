@@ -69,6 +69,7 @@ class PhotoPool:
         indices: which of them.
         view: what the student renders.
         background: of transparent photos.
+        poses: where all of the dataset's photos were taken from; None: where its cameras say.
     """
 
     pictures: UInt8[Tensor, "n ch cw channels"]
@@ -79,7 +80,12 @@ class PhotoPool:
     distortion: Float[Tensor, "n 6"]
 
     def __init__(
-        self, dataset: InputDataset, indices: list[int], view: PictureGeometry, background: Background
+        self,
+        dataset: InputDataset,
+        indices: list[int],
+        view: PictureGeometry,
+        background: Background,
+        poses: Float[Tensor, "m 3 4"] | None = None,
     ) -> None:
         count, (height, width) = len(indices), view.covered
         self.view = view
@@ -96,7 +102,7 @@ class PhotoPool:
                 mask = mask * (seen[0][..., 0] > 0.99)
             self.pictures[place] = quantise(picture)
             self._set_mask(place, mask > 0)
-            self.camera_to_worlds[place] = camera.camera_to_worlds[0]
+            self.camera_to_worlds[place] = camera.camera_to_worlds[0] if poses is None else poses[index]
             self.intrinsics[place] = torch.cat([camera.fx, camera.fy, camera.cx, camera.cy], dim=-1)[0]
             if camera.distortion_params is not None:
                 self.distortion[place] = camera.distortion_params[0]

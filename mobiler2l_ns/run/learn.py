@@ -13,6 +13,7 @@ from mobiler2l_ns.run import distributed
 from mobiler2l_ns.run.phase import Losses, Run, TrainingPhase
 from mobiler2l_ns.run.selection import BestStudent, selection_psnr
 from mobiler2l_ns.student.losses import colour_psnr
+from mobiler2l_ns.teacher.corrections import corrected
 from mobiler2l_ns.teacher.render import fingerprint
 
 SELECTION_CHECKS = 10
@@ -85,6 +86,8 @@ class Learn(TrainingPhase):
             named = f"{fingerprint(teacher)} {run.model.config.background_color}"
         run.datamanager.fill_pool(named)
         measure_scene(run)
+        given, corrections = run.datamanager.train_poses, run.camera_corrections()
+        run.datamanager.photo_poses = None if corrections is None else corrected(given, corrections)
 
     def loss(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Losses, Losses]:
         model = self.run.model

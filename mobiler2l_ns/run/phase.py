@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
-from torch import nn
+from torch import Tensor, nn
 
 from mobiler2l_ns.geometry.rays import LowResRays
 from mobiler2l_ns.pool.datamanager import MobileR2LDataManager
@@ -42,6 +43,10 @@ class Run(Protocol):
     @property
     def datamanager(self) -> MobileR2LDataManager:
         """Photos and pseudo views."""
+        ...
+
+    def camera_corrections(self) -> Float[Tensor, "n 3 4"] | None:
+        """How far the teacher has found each training photo's camera to be from where the capture has it."""
         ...
 
     def wrap(self, trained: nn.Module) -> None:

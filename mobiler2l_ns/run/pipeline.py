@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
@@ -37,6 +38,7 @@ from mobiler2l_ns.student.growth import Growth
 from mobiler2l_ns.student.model import MobileR2LModel, MobileR2LModelConfig
 from mobiler2l_ns.student.pruning import Pruning
 from mobiler2l_ns.teacher import nerfacto
+from mobiler2l_ns.teacher.corrections import corrections_of_photos, learned_corrections
 from mobiler2l_ns.teacher.loaded import adopted_dataparser, check_teacher, learned_background
 from mobiler2l_ns.teacher.nerfacto import TeacherPreset
 from mobiler2l_ns.teacher.render import render_pseudo_view
@@ -161,6 +163,7 @@ class MobileR2LPipeline(VanillaPipeline):
         self._phases: dict[Phase, TrainingPhase] = {phase.name: phase(self) for phase in (Teach, Distil, FineTune)}
         self.phase = self._phases[self.plan.at(0)]
         self._entered: TrainingPhase | None = None
+        self._photos_of_teacher: list[Path] | None = None
         self._optimizers: Optimizers | None = None
         trains = self._trains = test_mode == "val"
         if trains:
@@ -213,6 +216,7 @@ class MobileR2LPipeline(VanillaPipeline):
         if required and is_cut_out(dataset):
             CONSOLE.print(f"Transparent photos are laid over {background.colour}, as by the teacher")
         self.model.add_teacher(loaded.model, trained_here=False)
+        self._photos_of_teacher = loaded.outputs.image_filenames
         bounded = loaded.is_bounded(self.datamanager.dataparser_config)
         self.model.student.capture.record(unbounded=torch.tensor(not bounded))
 
@@ -311,6 +315,14 @@ class MobileR2LPipeline(VanillaPipeline):
         self.phase.end_step(step)
         if self.phase.steps_done(step) >= self.plan.length(self.phase.name):
             self.phase.leave(step)
+
+    def camera_corrections(self) -> Float[Tensor, "n 3 4"] | None:
+        """How far the teacher has found each training photo's camera to be from where the capture has it; None if it
+        has not looked."""
+        teacher = self.model.find_teacher()
+        if teacher is None or self._photos_of_teacher is None:
+            return None if teacher is None else learned_corrections(teacher)
+        return corrections_of_photos(teacher, self._photos_of_teacher, self.datamanager.train_dataset.image_filenames)
 
     def wrap(self, trained: nn.Module) -> None:
         """Let several devices, if there are several, average the gradients of what is trained."""

@@ -18,6 +18,7 @@ from mobiler2l_ns.capture.background import Background, BackgroundColour
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.metrics import psnr
 from mobiler2l_ns.saved_run import SavedRun
+from mobiler2l_ns.teacher.corrections import same_photos
 from mobiler2l_ns.teacher.nerfacto import lazy_lpips
 from mobiler2l_ns.teacher.objects import shows_an_object
 from mobiler2l_ns.teacher.render import render_like_photo
@@ -129,10 +130,9 @@ def check_teacher(teacher: LoadedTeacher, dataset: InputDataset, background: Bac
                 "The teacher's world frame is not this capture's: its poses were normalised differently. "
                 "Give --data the folder the teacher was trained on, unchanged"
             )
-    photos = zip(capture.image_filenames, capture.cameras.camera_to_worlds, strict=True)
-    poses = {path.name: pose for path, pose in photos}
-    of_teacher = zip(teacher.outputs.image_filenames, teacher.outputs.cameras.camera_to_worlds, strict=True)
-    pairs = [(poses[path.name], pose) for path, pose in of_teacher if path.name in poses]
+    same = same_photos(teacher.outputs.image_filenames, capture.image_filenames)
+    poses, of_teacher = capture.cameras.camera_to_worlds, teacher.outputs.cameras.camera_to_worlds
+    pairs = [(poses[place], pose) for place, pose in zip(same, of_teacher, strict=True) if place is not None]
     if not pairs or any(not torch.allclose(a, b, atol=1e-3) for a, b in pairs):
         raise UserError(
             "The teacher was trained on another capture: its photos' names or poses are not those of --data"

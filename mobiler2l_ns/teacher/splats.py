@@ -186,8 +186,12 @@ def load_run(config_path: Path, data: Path | None, device: torch.device | str) -
     shown = SplatTeacherConfig(
         background_color=settings.background_color, antialiased=settings.rasterize_mode == "antialiased"
     )
-    model = SplatTeacher(cloud, shown, outputs.scene_box).to(device).eval().requires_grad_(False)
-    return LoadedTeacher(model, outputs, recorded)
+    model: Any = SplatTeacher(cloud, shown, outputs.scene_box)
+    adjusted = run.state["pipeline"].get("_model.camera_optimizer.pose_adjustment")
+    if adjusted is not None:
+        model.camera_optimizer = settings.camera_optimizer.setup(num_cameras=len(adjusted), device="cpu")
+        model.camera_optimizer.load_state_dict({"pose_adjustment": adjusted})
+    return LoadedTeacher(model.to(device).eval().requires_grad_(False), outputs, recorded)
 
 
 def splats_of_run(config_path: Path, state: dict[str, Tensor]) -> SplatCloud:

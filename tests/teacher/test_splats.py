@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from nerfstudio.cameras.lie_groups import exp_map_SO3xR3
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.scene_box import OrientedBox, SceneBox
@@ -20,6 +21,7 @@ from mobiler2l_ns.capture.background import Background
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.metrics import psnr
 from mobiler2l_ns.teacher import splat_teacher
+from mobiler2l_ns.teacher.corrections import learned_corrections
 from mobiler2l_ns.teacher.render import fingerprint, render_like_photo, render_pseudo_view, render_teacher
 from mobiler2l_ns.teacher.splat_cloud import SplatCloud
 from mobiler2l_ns.teacher.splat_file import read_splats
@@ -255,6 +257,21 @@ def test_a_splatfacto_run_is_rendered_without_cuda(splatfacto_run):
     for index in (0, 7):
         picture = render_like_photo(loaded.model, dataset.cameras[index : index + 1], torch.ones(3))["rgb"]
         assert float(psnr(picture, dataset.get_data(index)["image"])) > 45
+
+
+def test_a_splatfacto_runs_corrections_of_its_cameras_are_known_without_cuda(splatfacto_run, tmp_path):
+    run = shutil.copytree(splatfacto_run.parent, tmp_path / "run")
+    text = (run / "config.yml").read_text()
+    assert text.count("mode: 'off'") == 1
+    (run / "config.yml").write_text(text.replace("mode: 'off'", "mode: SO3xR3"))
+    (checkpoint,) = (run / "nerfstudio_models").iterdir()
+    state = torch.load(checkpoint)
+    moves = 0.1 * torch.randn(16, 6)
+    state["pipeline"]["_model.camera_optimizer.pose_adjustment"] = moves
+    torch.save(state, checkpoint)
+    learned = learned_corrections(load_run(run / "config.yml", None, "cpu").model)
+    assert learned is not None
+    torch.testing.assert_close(learned, exp_map_SO3xR3(moves))
 
 
 def test_a_splatfacto_run_whose_photos_have_moved_is_pointed_at_them(splatfacto_run, tmp_path):
