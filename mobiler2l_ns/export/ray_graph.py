@@ -31,8 +31,9 @@ class RayGraph(nn.Module):
         self.in_sphere = student.in_sphere()
         size = student.config.stride / rays
         u, v = ((torch.arange(count) + 0.5) * size for count in (self.columns, self.rows))
-        self.register_buffer("u", u.repeat(self.rows)[None, None])
-        self.register_buffer("v", v.repeat_interleave(self.columns)[None, None])
+        # A row and a column, not a value for each ray, which would take up more than the network.
+        self.register_buffer("u", u.reshape(1, 1, 1, -1))
+        self.register_buffer("v", v.reshape(1, 1, -1, 1))
         self.register_buffer("centre", student.capture.scene_centre.detach().cpu().reshape(1, 3, 1))
         self.register_buffer("radius", student.capture.scene_radius.detach().cpu().reshape(1, 1, 1))
 
@@ -40,10 +41,11 @@ class RayGraph(nn.Module):
         self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
     ) -> tuple[Float[Tensor, "1 3 #rays"], Float[Tensor, "1 3 rays"]]:
         """``start`` and ``along`` of each ray, row after row."""
-        fx, fy, cx, cy = intrinsics.reshape(1, 1, 4).split(1, dim=2)
+        fx, fy, cx, cy = intrinsics.reshape(1, 4, 1, 1).split(1, dim=1)
         x, y = (self.u - cx) / fx, (cy - self.v) / fy
-        rotation, origin = camera_to_world.split([3, 1], dim=2)
-        directions = rotation @ torch.cat([x, y, -torch.ones_like(self.u)], dim=1)
+        right, up, backward, centre = camera_to_world.reshape(1, 3, 1, 4).split(1, dim=3)
+        directions = (right * x + (up * y - backward)).reshape(1, 3, self.rows * self.columns)
+        origin = centre.reshape(1, 3, 1)
         if not self.in_sphere:
             return origin, directions
         start, along = (origin - self.centre) / self.radius, directions / self.radius

@@ -8,7 +8,8 @@ the axes are (1, channels, points, rays) throughout.
 from __future__ import annotations
 
 import math
-from typing import cast
+from copy import deepcopy
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,41 @@ from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.proposals import FAINT, SOLID
 from mobiler2l_ns.student.renderer import Student
 from mobiler2l_ns.student.volume import STEEPEST, Volume
+
+G = TypeVar("G", bound=nn.Module)
+
+
+@torch.library.custom_op("mobiler2l::widen", mutates_args=())
+def widen(values: Tensor) -> Tensor:
+    """float16 as float32: an operation of its own, which no converter folds into a constant of float32."""
+    return values.float()
+
+
+@widen.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values, dtype=torch.float32)
+
+
+class Stored(nn.Module):
+    """A table of the volume, as it is stored: in float32, or as float16 that is widened where it is used."""
+
+    values: Tensor
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("values", values.detach().cpu().contiguous())
+
+    def forward(self) -> Tensor:
+        return self.values if self.values.dtype == torch.float32 else widen(self.values)
+
+
+def with_volume_in_half(graph: G) -> G:
+    """A copy of a graph that stores the volume's tables as float16."""
+    halved = deepcopy(graph)
+    for module in halved.modules():
+        if isinstance(module, Stored):
+            module.values = module.values.half()
+    return halved
 
 
 def sample(picture: Float[Tensor, "1 c h w"], x: Tensor, y: Tensor) -> Float[Tensor, "1 c points rays"]:
@@ -57,7 +93,6 @@ class PointGraph(nn.Module):
 class ProposalGraph(nn.Module):
     """Places along rays and the optical depth each stands for; equal to ``Proposals`` in evaluation mode."""
 
-    atlas: Tensor
     middles: Tensor
     steps: Tensor
     quantiles: Tensor
@@ -71,16 +106,23 @@ class ProposalGraph(nn.Module):
         self.bins, self.count, self.first = shape.density_bins, shape.volume_points, float(edges[0])
         self.cells = shape.density_cells
         self.tiles = math.ceil(math.sqrt(self.cells))
-        density = volume.proposals.density[0, 0].detach().cpu()
-        pairs = torch.stack([density, torch.cat([density[1:], density[-1:]])])
-        pairs = functional.pad(pairs, (0, 0, 0, 0, 0, self.tiles**2 - self.cells))
-        atlas = pairs.unflatten(1, (self.tiles, self.tiles)).permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
-        self.register_buffer("atlas", atlas[None].contiguous())
+        slices = functional.pad(volume.proposals.density[0, 0], (0, 0, 0, 0, 0, self.tiles**2 - self.cells))
+        atlas = slices.unflatten(0, (self.tiles, self.tiles)).transpose(1, 2).flatten(2).flatten(0, 1)
+        self.atlas = Stored(atlas[None, None])
         self.register_buffer("middles", ((edges[1:] + edges[:-1]) / 2).reshape(1, -1, 1, 1))
         self.register_buffer("steps", edges.diff().reshape(1, 1, -1, 1))
         index = torch.arange(self.count, dtype=torch.float32)
         self.register_buffer("quantiles", ((index + 0.5) / self.count).reshape(1, -1, 1, 1))
         self.register_buffer("indices", index.reshape(1, -1, 1))
+
+    def pairs(self) -> Float[Tensor, "1 2 h w"]:
+        """The slices of the density side by side, row after row, and where each lies in a second channel the next."""
+        slices, cells, side = self.atlas(), self.cells, self.cells * (self.tiles - 1)
+        if side == 0:
+            return torch.cat([slices, slices], dim=1)
+        first = slices.narrow(3, 0, cells)
+        below = torch.cat([first.narrow(2, cells, side), first.narrow(2, 0, cells)], dim=2)
+        return torch.cat([slices, torch.cat([slices.narrow(3, cells, side), below], dim=3)], dim=1)
 
     def look_up(self, x: Tensor, y: Tensor, z: Tensor) -> Float[Tensor, "1 bins rays"]:
         """The coarse density at places (1, bins, rays, 1), linear between the middles of its cells."""
@@ -90,7 +132,8 @@ class ProposalGraph(nn.Module):
         row = (slice_ / self.tiles).floor()
         across = x + (slice_ - row * self.tiles) * self.cells
         down = y + row * self.cells
-        near, far = sample(self.atlas, across * (2 / (side - 1)) - 1.0, down * (2 / (side - 1)) - 1.0).split(1, dim=1)
+        places = across * (2 / (side - 1)) - 1.0, down * (2 / (side - 1)) - 1.0
+        near, far = sample(self.pairs(), *places).split(1, dim=1)
         share = (z - slice_).reshape(near.shape)
         return (near + (far - near) * share).reshape(1, self.bins, -1)
 
@@ -126,8 +169,8 @@ class VolumeGraph(nn.Module):
         self.count = config.volume_points
         self.levels = len(volume.planes)
         for level, planes in enumerate(volume.planes):
-            for axis, plane in enumerate(planes.detach().cpu().split(1)):
-                self.register_buffer(f"plane_{level}_{axis}", plane.contiguous())
+            for axis, plane in enumerate(planes.split(1)):
+                self.add_module(f"plane_{level}_{axis}", Stored(plane))
         self.hidden, self.values = (self._convolution(layer) for layer in (volume.hidden, volume.values))
 
     @staticmethod
@@ -152,7 +195,7 @@ class VolumeGraph(nn.Module):
         x, y, z = self.points(*self.fine(camera_to_world, intrinsics), t[..., None])
         levels = []
         for level in range(self.levels):
-            front, floor, side = (getattr(self, f"plane_{level}_{axis}") for axis in range(3))
+            front, floor, side = (getattr(self, f"plane_{level}_{axis}")() for axis in range(3))
             levels.append(sample(front, x, y) + sample(floor, x, z) + sample(side, y, z))
         values = self.values(functional.relu(self.hidden(torch.cat(levels, dim=1))))
         density, features = values.split([1, values.shape[1] - 1], dim=1)

@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mobiler2l_ns.export.graph import Graph
+from mobiler2l_ns.export.volume_graph import with_volume_in_half
 
 OPSET = 17
+DOMAIN, WIDEN = "mobiler2l", "Widen"
+"""Of a node that is replaced by a Cast once nothing is folded any more."""
 Precision = Literal["fp32", "fp16", "int8"]
 WEIGHTED = {"Conv": 0, "ConvTranspose": 1}
 """Operators with weights, and the axis of the weight that counts output channels."""
@@ -40,7 +43,8 @@ def convert(graph: Graph, path: Path, precision: Precision, metadata: Mapping[st
     """
     import onnx
 
-    model = traced(in_half(graph) if precision == "fp16" else graph, graph, OPSET, precision)
+    stored = graph if precision == "fp32" else with_volume_in_half(graph)
+    model = traced(in_half(stored) if precision == "fp16" else stored, graph, OPSET, precision)
     if precision == "int8":
         _store_weights_as_bytes(model)
     write(model, path, metadata)
@@ -59,6 +63,7 @@ def traced(module: nn.Module, graph: Graph, opset: int, precision: str, **option
 
     import onnx
 
+    torch.onnx.register_custom_op_symbolic("mobiler2l::widen", _widening, opset)
     buffer = io.BytesIO()
     dtype = getattr(torch, input_dtype(graph, precision))
     # Fractions, so that nothing is divided by zero while tracing.
@@ -77,7 +82,19 @@ def traced(module: nn.Module, graph: Graph, opset: int, precision: str, **option
             dynamo=False,
             **options,
         )
-    return onnx.load_from_string(buffer.getvalue())
+    model = onnx.load_from_string(buffer.getvalue())
+    for node in model.graph.node:
+        if node.op_type == WIDEN:
+            node.op_type, node.domain = "Cast", ""
+            node.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.FLOAT))
+    for imported in [opset for opset in model.opset_import if opset.domain == DOMAIN]:
+        model.opset_import.remove(imported)
+    return model
+
+
+def _widening(g: Any, values: Any) -> Any:
+    # A Cast the exporter would fold into a constant of float32.
+    return g.op(f"{DOMAIN}::{WIDEN}", values).setType(values.type().with_dtype(torch.float32))
 
 
 def write(model: Any, path: Path, metadata: Mapping[str, str], check: Any = None) -> None:
