@@ -282,7 +282,7 @@ class MobileR2LDataManager(VanillaDataManager):
             CONSOLE.print(f"[yellow]{wanted} pseudo views do not fit {budget} GiB: {kept} are kept")
         cache = self._cache_file(fingerprint)
         if cache is not None and cache.exists():
-            self.pool.load(cache)
+            self.pool.load(cache, self.extent)
             CONSOLE.print(f"{len(self.pool)} pseudo views read from {cache}")
         missing = self.pool.capacity - len(self.pool)
         if missing:
@@ -299,7 +299,7 @@ class MobileR2LDataManager(VanillaDataManager):
                 for pose in progress.track(self.sample_poses(missing)):
                     self.render_view(pose)
             if cache is not None:
-                self.pool.save(cache)
+                self.pool.save(cache, self.extent)
         if self.background.alpha and self.pool.is_opaque():
             CONSOLE.print(
                 "[yellow]The teacher renders nothing transparent, and neither will the student. A teacher that was "
