@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobiler2l_ns.export.graph import Contract, Graph, graph_of
+from mobiler2l_ns.export.graph import Contract, Graph, PoseToImage, graph_of
 from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.renderer import Student
+from mobiler2l_ns.student.volume import Volume
 
 
 def make_student(sphere=False, width_of_body=24, height=44, width=60, **config) -> Student:
@@ -27,6 +28,8 @@ def make_student(sphere=False, width_of_body=24, height=44, width=60, **config) 
             nn.init.normal_(module.bias, std=0.2)
     # Strong colours, so that a wrong picture is far away.
     nn.init.normal_(student.network.out[0].weight, std=2.0)  # type: ignore[union-attr,arg-type]
+    if student.volume is not None:
+        nn.init.normal_(student.network.lateral.weight, std=0.2)
     poses = torch.eye(4)[:3].repeat(8, 1, 1)
     poses[:, :, 3] = torch.randn(8, 3) + torch.tensor([0.0, 0.0, 4.0])
     student.capture.record(
@@ -38,8 +41,40 @@ def make_student(sphere=False, width_of_body=24, height=44, width=60, **config) 
         scene_centre=torch.tensor([0.2, -0.1, 0.3]),
         scene_radius=torch.tensor(1.3 if sphere else 0.0),
     )
+    if student.volume is not None:
+        _fill(student.volume, 1.0 if student.in_sphere() else 2.0 if student.is_contracted() else 2.5)
     return student.eval().requires_grad_(False)
 
+
+def _fill(volume: Volume, size: float) -> None:
+    """Something to see: a density with soft edges, features that differ from cell to cell, and a box off the centre."""
+    proposals = volume.proposals
+    noise = nn.functional.avg_pool3d(torch.rand_like(proposals.density), 3, stride=1, padding=1)
+    inner = nn.functional.pad(torch.ones_like(noise)[..., 2:, 2:, 2:], [1] * 6)
+    proposals.density.copy_(12.0 * (noise - 0.5).clamp(min=0.0) * inner)
+    proposals.box.copy_(size * torch.tensor([[-0.9, -1.0, -0.8], [1.0, 0.9, 0.7]]))
+    for planes in volume.planes:
+        nn.init.normal_(planes, std=0.5)
+
+
+VOLUME = {
+    "volume_rays": 4,
+    "density_rays": 2,
+    "volume_points": 3,
+    "volume_cells": (12, 24),
+    "volume_channels": 6,
+    "density_cells": 10,
+    "density_bins": 12,
+}
+"""Settings of a student with a small volume."""
+
+VOLUMES = {
+    "sphere": {**VOLUME, "sphere": True},
+    "unbounded": {**VOLUME, "contraction": "on", "density_rays": 4},
+    "planes": {**VOLUME, "volume_rays": 2},
+    "alpha, several pitches": {**VOLUME, "alpha": True, "pitches": (1.0, 2.0), "sphere": True},
+}
+"""Students with a volume, wherever their points may lie."""
 
 VARIANTS = {
     "paper": {},
@@ -84,7 +119,8 @@ def make_graph(start: Contract, **settings) -> tuple[Graph, list[dict[str, Tenso
     whole = graph_of(student, "pose")
     if start == "pose":
         return whole, cameras
-    return graph_of(student, "encoding"), [{"encoding": whole.encode(**camera)} for camera in cameras]  # type: ignore
+    assert isinstance(whole, PoseToImage)
+    return graph_of(student, start), [whole.network_inputs(**camera) for camera in cameras]
 
 
 def psnr(graph: nn.Module, run, examples: list[dict[str, Tensor]]) -> float:

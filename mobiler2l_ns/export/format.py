@@ -13,6 +13,7 @@ from mobiler2l_ns.export.extra import Extra
 from mobiler2l_ns.export.graph import Graph
 from mobiler2l_ns.export.layer import Layer
 from mobiler2l_ns.export.processor import Processor
+from mobiler2l_ns.student.renderer import Student
 
 FLOAT_OUTPUT = "image, float32 (1, channels, height, width), 0..1"
 
@@ -39,7 +40,9 @@ class Format(ABC):
     layout: str = "NCHW"
     """Axes of an encoding and of a picture, as a client sees them; CHW has no batch axis at all."""
     contracts: tuple[Contract, ...] = ("pose", "encoding", "features")
-    """What its packages can be asked with, the default first."""
+    """What its packages can be asked with, the default first; of one student see ``contracts_of``."""
+    looks_up: bool = True
+    """Whether its operations can look up a student's volume; if not, the client does, and gives the features."""
     holds_functions: bool = False
     """Whether one package holds several sizes, sharing weights."""
     function_is: str = "function"
@@ -62,6 +65,11 @@ class Format(ABC):
     def precision(self) -> str:
         """The default precision."""
         return next(iter(self.thresholds))
+
+    def contracts_of(self, student: Student) -> tuple[Contract, ...]:
+        """What packages of a student can be asked with, the default first."""
+        left_out = {"features"} if student.volume is None else {"encoding"} if self.looks_up else {"encoding", "pose"}
+        return tuple(contract for contract in self.contracts if contract not in left_out)
 
     @abstractmethod
     def convert(self, graphs: Mapping[str, Graph], path: Path, precision: str, metadata: dict[str, str]) -> None:

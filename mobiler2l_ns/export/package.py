@@ -36,7 +36,8 @@ class Request:
     """One package that is asked for."""
 
     format: str
-    contract: Contract = "pose"
+    contract: Contract | None = None
+    """None given: the first that the format has for the student, the pose wherever it can."""
     precision: str = ""
     """None given: the format's own."""
     sizes: tuple[tuple[int, int], ...] = ()
@@ -69,18 +70,30 @@ def view_of(student: Student, height: int, width: int) -> tuple[PictureGeometry,
     return student.view().window(height, width), 1.0
 
 
+def _contract(student: Student, form: Format, asked: Contract | None) -> Contract:
+    offered = form.contracts_of(student)
+    if asked in offered:
+        return asked
+    if asked is None:
+        return offered[0]
+    if asked == "features" and student.volume is None:
+        raise UserError("This student has no volume that could give features: its network is asked with the encoding")
+    if asked == "encoding" and "features" in offered:
+        return "features"  # its network asks for both
+    if asked in form.contracts:
+        raise UserError(
+            f"{form.name} packages cannot look up this student's volume, which the client does: ask for --contracts "
+            f"{offered[0]} in place of {asked}"
+        )
+    raise UserError(f"{form.name} packages hold {', '.join(form.contracts)}, not {asked}")
+
+
 def _jobs(student: Student, request: Request) -> list[_Job]:
     form = all_formats()[request.format]
     missing = form.missing()
     if missing:
         raise UserError(f"{form.name} packages need more: {missing}")
-    contract = request.contract
-    if contract not in form.contracts:
-        raise UserError(f"{form.name} packages hold {', '.join(form.contracts)}, not {contract}")
-    if contract == "features" and student.volume is None:
-        raise UserError("This student has no volume that could give features: its network is asked with the encoding")
-    if contract == "encoding" and student.volume is not None:
-        contract = "features"  # its network asks for both
+    contract = _contract(student, form, request.contract)
     precision = request.precision or form.precision
     if precision not in form.thresholds:
         raise UserError(f"{form.name} packages come in {', '.join(form.thresholds)}, not {precision}")

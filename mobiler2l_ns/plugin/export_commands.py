@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field, make_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ from mobiler2l_ns.export.proof import Reference
 from mobiler2l_ns.export.proof_photos import load_proof_photos
 from mobiler2l_ns.report.packages import add_export
 from mobiler2l_ns.run.opening import open_distilled, student_of
+from mobiler2l_ns.student.renderer import Student
 
 
 @dataclass
@@ -35,12 +37,12 @@ class _Export:
     """WIDTHxHEIGHT of the pictures, such as 800x800 400x400; none: the student's own. A student that has learned
     several pitches shows all of its picture at their sizes; any other size is another field of view."""
 
-    def export(self, requests: list[Request]) -> list[PackageFile]:
-        """Convert, prove, move in."""
+    def export(self, requests: Callable[[Student], list[Request]]) -> list[PackageFile]:
+        """Convert, prove, move in what is asked for of the run's student."""
         run = open_distilled(self.load_config)
         student = student_of(run)
         photos = load_proof_photos(run.config, student)
-        files = export_packages(student, requests, self.output_dir, Reference(student, photos))
+        files = export_packages(student, requests(student), self.output_dir, Reference(student, photos))
         add_export(self.load_config, self.output_dir)
         return files
 
@@ -57,18 +59,22 @@ def _command(form: Format) -> type:
     """The command of one format: what it can hold is what can be asked for."""
     contracts = Literal[form.contracts]  # type: ignore[valid-type]
     precisions = Literal[tuple(form.thresholds)]  # type: ignore[valid-type]
-    asked = "pose: a camera's pose and intrinsics go in; encoding: its encoded low-resolution rays do, which leaves "
-    asked += "the network alone to the device. Give both for two packages."
+    asked = (
+        "pose: a camera's pose and intrinsics go in; encoding: its encoded low-resolution rays do (features: and what "
+    )
+    asked += "the student's volume shows of them), which leaves the network alone to the device. Give both for two "
+    asked += "packages; none: the pose, where the format can look up the student's volume."
 
     def main(self: Any) -> None:
         """Convert, prove, move in."""
         sizes = self.parsed_sizes()
-        files = self.export([Request(form.name, contract, self.precision, sizes) for contract in self.contracts])
+        requests = [Request(form.name, contract, self.precision, sizes) for contract in self.contracts or (None,)]
+        files = self.export(lambda student: requests)
         if form.stands_alone and self.serve:
             show(self.output_dir / files[0].path, self.port)
 
     fields: list[tuple[str, Any, Any]] = [
-        ("contracts", Annotated[tuple[contracts, ...], tyro.conf.arg(help=asked)], field(default=form.contracts[:1])),
+        ("contracts", Annotated[tuple[contracts, ...], tyro.conf.arg(help=asked)], ()),
         ("precision", Annotated[precisions, tyro.conf.arg(help="Of the network's weights.")], form.precision),
     ]
     if form.stands_alone:
@@ -84,17 +90,22 @@ class ExportAll(_Export):
     """Write a mobiler2l student in every format that is installed here, with every contract it holds."""
 
     contracts: tuple[Contract, ...] = ("pose", "encoding")
-    """Which of the contracts, where a format holds them."""
+    """Which of the contracts, where a format holds them; for a student with a volume, encoding means features."""
 
     def main(self) -> None:
         """Convert, prove, move in."""
-        requests, sizes = [], self.parsed_sizes()
+        forms, sizes = [], self.parsed_sizes()
         for form in all_formats().values():
             if missing := form.missing():
                 CONSOLE.print(f"{form.name} is left out: {missing}", style="yellow", markup=False, soft_wrap=True)
-                continue
-            contracts: list[Contract] = [contract for contract in self.contracts if contract in form.contracts]
-            requests += [Request(form.name, contract, sizes=sizes) for contract in contracts]
+            else:
+                forms.append(form)
+
+        def requests(student: Student) -> list[Request]:
+            wanted = set(self.contracts) | ({"features"} if "encoding" in self.contracts else set())
+            offered = [(form.name, contract) for form in forms for contract in form.contracts_of(student)]
+            return [Request(name, contract, sizes=sizes) for name, contract in offered if contract in wanted]
+
         self.export(requests)
 
 

@@ -20,7 +20,7 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import manifest, package
 from mobiler2l_ns.export.extra import Extra
 from mobiler2l_ns.export.formats import all_formats
-from mobiler2l_ns.export.graph import EncodingToImage, PoseToImage, fold_batch_norms, graph_of
+from mobiler2l_ns.export.graph import PoseToImage, RaysToImage, fold_batch_norms, graph_of
 from mobiler2l_ns.export.package import Request, export_packages, view_of
 from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.model import MobileR2LModelConfig
@@ -71,7 +71,7 @@ def test_the_network_alone_takes_what_the_whole_graph_encodes():
     student = make_student(pitches=(1.0, 2.0), sphere=True)
     pose, intrinsics = student.capture.start_pose[None], student.capture.intrinsics[None]
     whole, alone = (graph_of(student, contract) for contract in ("pose", "encoding"))
-    assert isinstance(whole, PoseToImage) and isinstance(alone, EncodingToImage)
+    assert isinstance(whole, PoseToImage) and isinstance(alone, RaysToImage)
     encoded = whole.encode(pose, intrinsics)
     assert tuple(encoded.shape) == alone.inputs[0].shape == (1, 313, 6, 8)
     torch.testing.assert_close(alone(encoded), whole(pose, intrinsics), atol=1e-6, rtol=0)

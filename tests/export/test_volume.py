@@ -1,0 +1,60 @@
+"""A student with a volume is exported whole, or its network alone beside the volume, which the client composites."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_student import VOLUMES, make_student
+
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export.formats import all_formats
+from mobiler2l_ns.export.graph import PoseToImage, graph_of
+from mobiler2l_ns.export.package import Request, export_packages
+
+FORMATS = all_formats()
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_the_graph_is_the_student(name):
+    student = make_student(**VOLUMES[name])
+    graph = PoseToImage(student).eval()
+    assert graph.volume is not None
+    for pose in student.capture.proof_poses[:3]:
+        view = student.view()
+        features = graph.volume(pose[None], torch.tensor([view.intrinsics]))
+        assert float(features.std()) > 0.05 and 0.1 < float(features[:, -1].mean()) < 0.95
+        expected = student.render(student.training_camera(pose)).permute(2, 0, 1)
+        got = graph(pose[None], student.capture.intrinsics[None])[0]
+        torch.testing.assert_close(got, expected, atol=2e-4, rtol=0)
+
+
+def test_the_network_alone_takes_what_the_whole_graph_gives_it():
+    student = make_student(**VOLUMES["alpha, several pitches"])
+    pose, intrinsics = student.capture.start_pose[None], student.capture.intrinsics[None]
+    whole, alone = (graph_of(student, contract) for contract in ("pose", "features"))
+    assert isinstance(whole, PoseToImage) and alone.contract == "features"
+    given = whole.network_inputs(pose, intrinsics)
+    assert {name: tuple(value.shape) for name, value in given.items()} == {i.name: i.shape for i in alone.inputs}
+    torch.testing.assert_close(alone(*given.values()), whole(pose, intrinsics), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_offers_what_it_can_hold_of_a_student(name):
+    form = FORMATS[name]
+    plain, seeing = form.contracts_of(make_student()), form.contracts_of(make_student(**VOLUMES["sphere"]))
+    assert plain == (("pose",) if name == "web" else ("pose", "encoding"))
+    assert seeing == {"web": ("pose",), "snapml": ("features",)}.get(name, ("pose", "features"))
+
+
+def test_without_operators_that_look_up_a_volume_the_network_alone_is_written(tmp_path):
+    student = make_student(**VOLUMES["sphere"], num_blocks=1, sr_blocks=1)
+    with pytest.raises(UserError, match="snapml packages cannot look up this .*: ask for --contracts features"):
+        export_packages(student, [Request("snapml", "pose")], tmp_path)
+    (file,) = export_packages(student, [Request("snapml")], tmp_path)
+    assert file.contract == "features" and file.path == "mobiler2l-features.snapml.onnx"
+    assert list(file.inputs) == ["encoding", "features"]
+
+
+def test_a_student_without_a_volume_has_no_features(tmp_path):
+    with pytest.raises(UserError, match="This student has no volume"):
+        export_packages(make_student(), [Request("onnx", "features")], tmp_path)
