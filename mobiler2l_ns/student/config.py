@@ -22,7 +22,7 @@ class VolumeShape:
     volume_rays: int = 0
     """Rays through the volume in the cell of a low-resolution ray, each way: 1, or the product of the first strides. 0:
     no volume, a pure light field."""
-    volume_points: int = 6
+    volume_points: int = 4
     """Points of each of those rays that are looked up in the volume."""
     volume_cells: tuple[int, ...] = (128,)
     """Cells of the volume's three planes each way, one entry a level."""
@@ -32,8 +32,9 @@ class VolumeShape:
     """Hidden channels of the map from planes to density and features."""
     volume_features: int = 8
     """Features that are composited along a ray; the first are its colours."""
-    density_rays: int = 2
-    """Rays that points are placed for in the cell of a low-resolution ray, each way; volume_rays is a multiple."""
+    density_rays: int | None = None
+    """Rays that points are placed for in the cell of a low-resolution ray, each way; volume_rays is a multiple. None:
+    so many that they lie about as close as the cells of the density."""
     density_cells: int = 64
     """Cells each way of the coarse density that places them."""
     density_bins: int = 48

@@ -43,7 +43,7 @@ class Renderers(Protocol):
         """The teacher, if it is there."""
         ...
 
-    def render_student(self, camera: Cameras) -> Outputs:
+    def render_student(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
         """``rgb``, ``accumulation`` and ``depth`` of a perspective camera."""
         ...
 
@@ -89,7 +89,7 @@ class Display:
         Args:
             camera: of any size, focal length and principal point; it is not changed. Of one that is not perspective
                 the teacher's picture is shown.
-            obb_box: crops the teacher; a light field has no space to crop.
+            obb_box: crops the teacher, and a student with a volume; a light field has no space to crop.
             show: in place of what the viewer has chosen.
 
         Returns:
@@ -108,7 +108,7 @@ class Display:
                 show = "teacher"
                 self._warn_once("The student renders perspective cameras only: others show its teacher")
         if show == "student":
-            return self._timed_student(camera)
+            return self._timed_student(camera, obb_box)
         rendered = self._renderers.render_teacher(camera, obb_box)
         rgb = rendered["rgb"]
         ones = torch.ones_like(rgb[..., :1])
@@ -119,7 +119,7 @@ class Display:
         }
         if show == "teacher":
             return outputs
-        student = self._timed_student(camera)
+        student = self._timed_student(camera, obb_box)
         if show == "error":
             return {**student, "rgb": error_map(student["rgb"], rgb)}
         cut = round(rgb.shape[1] * self.split)
@@ -148,9 +148,9 @@ class Display:
             self._warned.add(warning)
             CONSOLE.print(f"[yellow]{warning}")
 
-    def _timed_student(self, camera: Cameras) -> Outputs:
+    def _timed_student(self, camera: Cameras, obb_box: OrientedBox | None) -> Outputs:
         begin = time.perf_counter()
-        outputs = self._renderers.render_student(camera)
+        outputs = self._renderers.render_student(camera, obb_box)
         float(outputs["rgb"][0, 0, 0])  # waits for the device
         height, width = outputs["rgb"].shape[:2]
         self.frame_time = FrameTime(time.perf_counter() - begin, width, height)

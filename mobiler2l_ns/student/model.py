@@ -25,8 +25,10 @@ from mobiler2l_ns.teacher.hash_grids import HashGrids
 from mobiler2l_ns.teacher.render import render_like_photo, render_teacher
 
 NO_DEPTH = 1000.0
-"""Depth of the student's pictures, nerfstudio's far plane: the viewer then draws the cameras over a light field, which
-has no depth that could hide them."""
+"""Depth where nothing is, nerfstudio's far plane, and of all of a light field's pictures: the viewer draws its cameras
+over them."""
+SOLID = 0.5
+"""Accumulation of a pixel that shows something."""
 
 
 @dataclass
@@ -122,18 +124,34 @@ class MobileR2LModel(Model):
     # Looking
 
     @torch.no_grad()
-    def render_student(self, camera: Cameras) -> Outputs:
-        """Picture of the student over the background colour; accumulation is its alpha, or 1 everywhere, and depth
-        ``NO_DEPTH``."""
+    def render_student(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
+        """Picture of the student over the background colour.
+
+        Returns:
+            ``rgb``; ``depth``, the distance to what is seen in scene units, ``NO_DEPTH`` where nothing is and without a
+            volume; ``accumulation``, its alpha, or what the volume says, or 1 everywhere. With a volume only what lies
+            in the box is shown.
+        """
         training = self.student.training
         self.student.eval()
         try:
-            rgb = self.student.render(camera)
+            rgb, depth, accumulation = self.student.render_geometry(camera)
         finally:
             self.student.train(training)
+        background = self.config.background.rgb.to(rgb)
         alpha = rgb[..., 3:] if self.config.alpha else torch.ones_like(rgb[..., :1])
-        rgb = (rgb[..., :3] + (1.0 - alpha) * self.config.background.rgb.to(rgb)).clamp(0.0, 1.0)
-        return {"rgb": rgb, "accumulation": alpha, "depth": torch.full_like(alpha, NO_DEPTH)}
+        rgb = (rgb[..., :3] + (1.0 - alpha) * background).clamp(0.0, 1.0)
+        if depth is None or accumulation is None:
+            return {"rgb": rgb, "accumulation": alpha, "depth": torch.full_like(alpha, NO_DEPTH)}
+        depth = torch.where(accumulation > SOLID, depth, NO_DEPTH)
+        alpha = alpha if self.config.alpha else accumulation
+        if obb_box is not None:
+            rays = camera.to(rgb.device).generate_rays(camera_indices=0, keep_shape=True)
+            points = rays.origins + depth * rays.directions
+            kept = obb_box.within(points.reshape(-1, 3)).reshape(depth.shape)
+            rgb, alpha = torch.where(kept, rgb, background), alpha * kept
+            depth = torch.where(kept, depth, NO_DEPTH)
+        return {"rgb": rgb, "accumulation": alpha, "depth": depth}
 
     def render_teacher(self, camera: Cameras, obb_box: OrientedBox | None = None) -> Outputs:
         """Picture of the teacher, over the background colour if it has learned none of its own; if it is cropped, over

@@ -114,7 +114,9 @@ class Proposals(nn.Module):
         every = max(1, int(ended.sum()) // 100_000)
         ends = rays.part(ended).at(t[ended, None], contracted)[::every, 0]
         low, high = ends.quantile(torch.tensor([OUTLIERS, 1.0 - OUTLIERS]).to(ends), dim=0)
-        margin = 0.05 * (high - low).clamp(min=float((high - low).max()) / cells)
+        extent = high - low
+        # Along an axis on which the scene is flat, too, several bins must lie in the box.
+        margin = (0.05 * extent).clamp(min=4.0 / cells * float(extent.max()))
         self.box.copy_(torch.stack([low - margin, high + margin]))
         stopped, reached = torch.zeros(2, cells**3, device=t.device)
         bin_index = torch.arange(bins, device=t.device)

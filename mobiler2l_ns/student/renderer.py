@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from mobiler2l_ns.geometry.encoding import (
     sample_depths,
 )
 from mobiler2l_ns.geometry.picture import PictureGeometry
-from mobiler2l_ns.geometry.rays import camera_rays
+from mobiler2l_ns.geometry.rays import LowResRays, camera_rays
 from mobiler2l_ns.student.capture_record import CaptureRecord
 from mobiler2l_ns.student.config import Execution, StudentConfig
 from mobiler2l_ns.student.network import StudentNetwork
@@ -30,8 +30,21 @@ from mobiler2l_ns.student.volume import Composited, Volume
 
 FOCAL_TOLERANCE = 0.01
 """A camera whose focal length is this close to a coarser pitch's gets that pitch."""
+CLOSE = 1.5
+"""Rays across a picture, for each cell across the volume's coarse density, that are close enough to place points by."""
 MAX_PIXELS = 1 << 22
 """Most pixels of one forward pass; cameras that would need more (very wide views) are rendered coarser."""
+
+
+class Rendered(NamedTuple):
+    """What a camera sees."""
+
+    picture: Float[Tensor, "h w colours"]
+    """RGB or premultiplied RGBA in 0..1."""
+    depth: Float[Tensor, "h w 1"] | None = None
+    """Distance from the camera to what is seen, in scene units; None without a volume."""
+    accumulation: Float[Tensor, "h w 1"] | None = None
+    """How much of the light the volume stops, 0..1; None without one."""
 
 
 class Student(nn.Module):
@@ -97,13 +110,25 @@ class Student(nn.Module):
             return Chords(*chords_in_sphere(origins, directions, capture.scene_centre, capture.scene_radius))
         return Chords(origins, directions)
 
-    def composite(self, origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"]) -> Composited | None:
+    def density_rays(self, pitch: float = 1.0) -> int:
+        """Rays that the volume's points are placed for in the cell of a low-resolution ray, each way."""
+        config = self.config
+        if config.density_rays is not None:
+            return config.density_rays
+        blocks = max(self.capture.size()) / (config.stride * pitch)
+        divisors = [rays for rays in range(1, config.volume_rays + 1) if config.volume_rays % rays == 0]
+        close = [rays for rays in divisors if blocks * rays >= CLOSE * config.density_cells]
+        return min(close, default=config.volume_rays)
+
+    def composite(
+        self, origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"], pitch: float = 1.0
+    ) -> Composited | None:
         """What the volume shows of low-resolution rays; None without one."""
         if self.volume is None:
             return None
         rays = self.config.volume_rays
         fine = self.chords(origins, finer_directions(directions, rays))
-        coarse = self.chords(origins, finer_directions(directions, self.config.density_rays))
+        coarse = self.chords(origins, finer_directions(directions, self.density_rays(pitch)))
         return self.volume(fine, coarse, self.bin_edges(), self.is_contracted())
 
     def count_density(self, origins, directions, depths, accumulations) -> None:
@@ -166,7 +191,7 @@ class Student(nn.Module):
         # The encoding's sines need all of float32; only the network may run in half precision.
         with torch.autocast(directions.device.type, enabled=False):
             encoded = self.encode_rays(origins.float(), directions.float(), pitch)
-            composited = self.composite(origins.float(), directions.float())
+            composited = self.composite(origins.float(), directions.float(), pitch)
         features = () if composited is None else (composited.features,)
         with torch.autocast(directions.device.type, dtype=torch.bfloat16, enabled=self._in_half(encoded.device.type)):
             # Pictures to look at come in all sizes, each of which would be compiled anew.
@@ -190,7 +215,12 @@ class Student(nn.Module):
             self.network.compile()
 
     def render(self, camera: Cameras) -> Float[Tensor, "h w colours"]:
-        """Picture of one camera of any size, focal length, principal point and lens distortion.
+        """Picture of one camera, see ``render_geometry``."""
+        return self.render_geometry(camera).picture
+
+    def render_geometry(self, camera: Cameras) -> Rendered:
+        """Picture, and with a volume depth, of one camera of any size, focal length and principal point, with or without
+        lens distortion.
 
         The camera is brought to the training focal length, or the coarsest trained one that is fine enough (rounded so
         that its pixels are whole), rendered with one block of margin on each side, cropped and resized with
@@ -225,11 +255,32 @@ class Student(nn.Module):
             distortion_params=None if camera.distortion_params is None else camera.distortion_params.reshape(1, -1),
             camera_type=camera.camera_type.reshape(1, 1),
         ).to(device)
-        picture = self(*camera_rays(view, self.config.stride), pitch)
-        picture = picture[..., margin : margin + rows, margin : margin + columns]
-        if resized:
-            picture = functional.interpolate(picture, (height, width), mode="bilinear", antialias=True).clamp(0.0, 1.0)
-        return picture[0].permute(1, 2, 0)
+        rays = camera_rays(view, self.config.stride)
+        picture, composited = self.look(*rays, pitch)
+
+        def fitted(values: Float[Tensor, "1 c _h _w"], mode: str = "bilinear") -> Float[Tensor, "h w c"]:
+            values = values[..., margin : margin + rows, margin : margin + columns]
+            if resized:
+                smooth = mode == "bilinear"
+                values = functional.interpolate(values, (height, width), mode=mode, antialias=smooth)
+            return values[0].permute(1, 2, 0)
+
+        shown = fitted(picture).clamp(0.0, 1.0)
+        if composited is None:
+            return Rendered(shown)
+        size = picture.shape[2:]
+        # Between two surfaces there is nothing whose depth could be shown.
+        depth = functional.interpolate(self._distances(rays, composited)[:, None], size, mode="nearest")
+        accumulation = functional.interpolate(composited.features[:, -1:], size, mode="bilinear")
+        return Rendered(shown, fitted(depth, "nearest"), fitted(accumulation).clamp(0.0, 1.0))
+
+    def _distances(self, rays: LowResRays, composited: Composited) -> Float[Tensor, "n mh mw"]:
+        """From the camera to what the volume shows, along each of its rays, scene units."""
+        fine = self.chords(rays.origins, finer_directions(rays.directions, self.config.volume_rays))
+        points = fine.at(composited.t[..., None], contracted=False)[..., 0, :]
+        if self.in_sphere():
+            points = points * self.capture.scene_radius + self.capture.scene_centre
+        return (points - rays.origins).norm(dim=-1)
 
     def perspective(self, camera: Cameras) -> Cameras:
         """A perspective camera in the place of one camera of any kind: its pose and size, and from top to bottom the

@@ -2,6 +2,9 @@
 
 import torch
 
+from mobiler2l_ns.geometry.bounds import SceneExtent
+from mobiler2l_ns.geometry.picture import PictureGeometry
+from mobiler2l_ns.geometry.rays import pinhole_rays
 from mobiler2l_ns.pool.pseudo_views import PseudoViewPool, quantise
 
 
@@ -45,11 +48,25 @@ def test_quantising_rounds_to_the_nearest_byte():
     assert quantise(values).tolist() == [0, 0, 0, 1, 255, 255]
 
 
+def extent_of_a_wall() -> SceneExtent:
+    """What one view of a wall, two units away, tells."""
+    extent, view = SceneExtent(), PictureGeometry(16, 16, 20.0, 20.0, 8.0, 8.0, 8)
+    distances = (
+        pinhole_rays(torch.eye(4)[None, :3], view.intrinsics, 16, 16, 1).directions[0].norm(dim=-1, keepdim=True)
+    )
+    extent.add(torch.eye(4)[:3], view, {"depth": 2.0 * distances, "accumulation": torch.ones(16, 16, 1)})
+    return extent
+
+
 def test_a_cached_pool_comes_back(tmp_path):
     stored = pool_of(7)
-    stored.save(tmp_path / "cache" / "pool.pt")
+    extent = extent_of_a_wall()
+    stored.save(tmp_path / "cache" / "pool.pt", extent)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["pool.pt"]
     loaded = PseudoViewPool(5, 8, 8, 1.0, "cpu")
-    loaded.load(tmp_path / "cache" / "pool.pt")
-    assert len(loaded) == 5
+    measured = SceneExtent()
+    loaded.load(tmp_path / "cache" / "pool.pt", measured)
+    assert len(loaded) == 5 and measured.planes() == extent.planes()
+    for ours, theirs in zip(measured.rays(), extent.rays(), strict=True):
+        assert torch.equal(ours, theirs)
     assert torch.equal(loaded.poses, stored.poses[:5]) and torch.equal(loaded.pictures, stored.pictures[:5])
