@@ -50,7 +50,7 @@ class PictureGeometry:
         return PictureGeometry(height, width, self.fx, self.fy, self.cx - left, self.cy - top, self.stride)
 
     def beginning_at(self, down: int, right: int) -> PictureGeometry:
-        """The part of what this view covers that begins so many pixels, less than a block, from its corner, one block
+        """The part of what this view covers that begins so many pixels, at most a block, from its corner, one block
         smaller each way. Its rays go through other places than this view's."""
         height, width = (pixels - self.stride for pixels in self.covered)
         return PictureGeometry(height, width, self.fx, self.fy, self.cx - right, self.cy - down, self.stride)

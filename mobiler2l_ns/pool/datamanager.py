@@ -373,10 +373,13 @@ class MobileR2LDataManager(VanillaDataManager):
         return self.config.shift_grid and min(self.view.grid) > 1
 
     def _draw_offset(self) -> tuple[int, int] | None:
-        """Where within a block the grid of rays begins, down and right in pixels; None if it is not moved."""
+        """Where within the first block the grid of rays begins, down and right in pixels; None if it is not moved.
+
+        A whole block is one of the places, too: only from there are the last row and column of pixels learned.
+        """
         if not self._shifts_grid():
             return None
-        down, right = torch.randint(self.view.stride, (2,), generator=self.generator).tolist()
+        down, right = torch.randint(self.view.stride + 1, (2,), generator=self.generator).tolist()
         return down, right
 
     def _draw_pseudo_views(self, count: int, offset: tuple[int, int] | None) -> StudentBatch:

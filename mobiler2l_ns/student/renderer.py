@@ -241,7 +241,7 @@ class Student(nn.Module):
         train_fx, train_fy = train_fx / pitch, train_fy / pitch
         columns, rows = width * train_fx / fx, height * train_fy / fy
         shrink = min(1.0, (MAX_PIXELS / (columns * rows)) ** 0.5)
-        columns, rows = max(1, round(columns * shrink)), max(1, round(rows * shrink))
+        columns, rows = _whole(columns * shrink, width), _whole(rows * shrink, height)
         resized = (rows, columns) != (height, width)
         margin = self.config.stride if resized else 0
         view = Cameras(
@@ -293,7 +293,11 @@ class Student(nn.Module):
 
     def pitch_for(self, reduction: float) -> float:
         """The coarsest trained pitch for a camera whose focal length is the training one divided by ``reduction``."""
-        fine_enough = [pitch for pitch in self.config.pitches if pitch <= reduction * (1.0 + FOCAL_TOLERANCE)]
+        # Few pixels are rounded to whole ones by more than the tolerance.
+        _, width = self.capture.size()
+        whole = {pitch: max(1, round(width / pitch)) for pitch in self.config.pitches}
+        reductions = {pitch: min(pitch, width / pixels) if width > 1 else pitch for pitch, pixels in whole.items()}
+        fine_enough = [pitch for pitch, own in reductions.items() if own <= reduction * (1.0 + FOCAL_TOLERANCE)]
         return max(fine_enough, default=min(self.config.pitches))
 
     def view(self, pitch: float = 1.0) -> PictureGeometry:
@@ -308,3 +312,8 @@ class Student(nn.Module):
         return Cameras(
             pose[None].to(self.capture.intrinsics), view.fx, view.fy, view.cx, view.cy, view.width, view.height
         )
+
+
+def _whole(pixels: float, asked: int) -> int:
+    """The nearest whole number of pixels, at least one; of two as near the one that is asked for."""
+    return asked if abs(pixels - asked) < 0.501 else max(1, round(pixels))

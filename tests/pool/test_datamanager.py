@@ -120,6 +120,22 @@ def test_a_shifted_grid_lies_elsewhere_in_every_step(config, shift, places):
     assert len(corners) >= places
 
 
+def test_every_pixel_of_a_picture_is_learned_now_and_then(config):
+    rows = torch.arange(56.0)[:, None].expand(56, 56)
+
+    def paint_places(camera):
+        places = torch.stack([rows, rows.T, torch.zeros(56, 56)], dim=-1) / 255.0
+        return {"picture": places, "depth": torch.full((56, 56, 1), 4.0)}
+
+    datamanager = set_up(replace(config, pool_views=1, views_per_batch=1), paint_places)
+    datamanager.fill_pool()
+    seen = torch.zeros(56, 56, dtype=torch.bool)
+    for _ in range(300):
+        places = (datamanager.pseudo_batch().pictures[0] * 255).round().long()
+        seen[places[..., 0], places[..., 1]] = True
+    assert bool(seen.all())
+
+
 @pytest.mark.parametrize("shift", [True, False])
 def test_photos_and_pseudo_views_of_a_batch_share_its_grid(config, shift):
     datamanager = set_up(replace(config, shift_grid=shift, photo_share=0.5, views_per_batch=2), paint_directions)

@@ -158,6 +158,22 @@ def test_a_camera_is_rendered_at_the_coarsest_pitch_that_is_fine_enough(focal, p
     assert Student(PITCHES).pitch_for(90.0 / focal) == pitch
 
 
+@pytest.mark.parametrize("size", [(51, 25), (25, 51), (17, 19), (50, 26)])
+def test_small_sizes_are_rounded_to_whole_pixels_and_still_rendered_at_their_pitch(size):
+    student = Student(PITCHES).eval()
+    height, width = size
+    student.capture.record(
+        image_size=torch.tensor(size), intrinsics=torch.tensor([60.0, 61.0, width / 2, height / 2]),
+        depth_range=torch.tensor([2.0, 6.0]),
+    )  # fmt: skip
+    for pitch in PITCHES.pitches:
+        camera = student.training_camera(POSE, pitch)
+        assert student.pitch_for(60.0 / float(camera.fx)) == pitch
+        raw = student(*camera_rays(camera, 8), pitch)[0].permute(1, 2, 0)
+        rows, columns = round(height / pitch), round(width / pitch)
+        assert torch.equal(student.render(camera), raw[:rows, :columns])
+
+
 @pytest.mark.parametrize("pitch", PITCHES.pitches)
 def test_at_each_of_its_sizes_a_student_is_only_cropped(pitch):
     student = Student(PITCHES).eval()
