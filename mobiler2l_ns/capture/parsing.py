@@ -20,7 +20,7 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, Colm
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from mobiler2l_ns.capture.poses import stand_at_one_place
-from mobiler2l_ns.capture.transforms import blender_meta, nerfstudio_meta, read_json, settle_places
+from mobiler2l_ns.capture.transforms import blender_meta, blender_photo, nerfstudio_meta, read_json, settle_places
 from mobiler2l_ns.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -127,8 +127,8 @@ def _is_there(parser: DataParser, split: Split) -> bool:
     file = parser.config.data / f"transforms_{split}.json"
     if not file.exists():
         return False
-    frames = read_json(file)["frames"]
-    return any((parser.config.data / f"{frame['file_path'].removesuffix('.png')}.png").exists() for frame in frames)
+    folder = file.parent
+    return any((folder / blender_photo(folder, frame["file_path"])).exists() for frame in read_json(file)["frames"])
 
 
 def of_split(parser: DataParser, split: Split) -> DataparserOutputs | None:

@@ -108,7 +108,7 @@ def settle_places(meta: Meta, file: Path, centre: bool) -> list[str]:
 
 def blender_meta(file: Path) -> tuple[Meta, list[str]]:
     """A transforms_train.json, or that of another split, for nerfstudio's Blender dataparser, which takes
-    ``camera_angle_x`` and PNG files only.
+    ``camera_angle_x`` only, and whose photos all end in .png.
 
     Returns:
         What the dataparser is to read, and what was changed or is not counted in lines for people.
@@ -119,13 +119,8 @@ def blender_meta(file: Path) -> tuple[Meta, list[str]]:
     meta = read_json(file)
     frames: list[Frame] = meta["frames"]
     for frame in frames:
-        path = frame["file_path"]
-        if not (file.parent / f"{path}.png").exists():
-            path = path.replace("\\", "/")
-        if path.lower().endswith(".png") and (file.parent / path).exists():
-            path = path[:-4]
-        frame["file_path"] = path
-    first = file.parent / f"{frames[0]['file_path']}.png"
+        frame["file_path"] = _WholeName(blender_photo(file.parent, frame["file_path"]))
+    first = file.parent / frames[0]["file_path"]
     notes = clean_poses(frames, file)
     if not stand_at_one_place(frames) and stand_far_away(frames):
         raise UserError(
@@ -151,6 +146,24 @@ def blender_meta(file: Path) -> tuple[Meta, list[str]]:
 # Files
 
 
+class _WholeName(str):
+    """A photo's name that is whole already, for nerfstudio's Blender dataparser, which adds ``.png`` to all names."""
+
+    def replace(self, *args: Any) -> _WholeName:  # type: ignore[override]
+        return _WholeName(super().replace(*args))
+
+    def __add__(self, suffix: str) -> str:
+        return str(self)
+
+
+def blender_photo(folder: Path, name: str) -> str:
+    """The path in a Blender capture's folder of a photo that its file lists, PNG where it does not say."""
+    if (folder / f"{name}.png").is_file():
+        return f"{name}.png"
+    found = _existing(folder, name)
+    return found if (folder / found).is_file() or found.lower().endswith(_SUFFIXES) else f"{found}.png"
+
+
 def _existing(folder: Path, name: str) -> str:
     """The path of a listed file as it lies on disk: with slashes, and with its suffix. As given if there is none."""
     for candidate in (name, PureWindowsPath(name).as_posix()):
@@ -158,9 +171,10 @@ def _existing(folder: Path, name: str) -> str:
         if path.is_file():
             return candidate
         if not path.suffix or not path.suffix[1:].isalpha():
-            found = [suffix for suffix in _SUFFIXES if path.with_name(path.name + suffix).is_file()]
-            if len(found) == 1:
-                return candidate + found[0]
+            for suffixes in (_SUFFIXES, tuple(map(str.upper, _SUFFIXES))):
+                found = [suffix for suffix in suffixes if path.with_name(path.name + suffix).is_file()]
+                if len(found) == 1:
+                    return candidate + found[0]
     return PureWindowsPath(name).as_posix() if "\\" in name and "/" not in name else name
 
 

@@ -13,6 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image
 from tiny_capture import HEIGHT, WIDTH, edit, pattern, pose, write_capture
 
+from mobiler2l_ns.capture.checks import look_at
 from mobiler2l_ns.capture.parsing import evaluation_splits, held_out, of_split, parse, reading
 from mobiler2l_ns.capture.photos import sized_dataset
 from mobiler2l_ns.errors import UserError
@@ -240,6 +241,32 @@ def test_a_blender_split_without_photos_is_none(tmp_path):
     for path in (folder / "test/images").iterdir():
         path.unlink()
     assert of_split(parser, "test") is None and held_out(parser, "val") is None
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["with their suffix", "without"])
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".png", ".webp"])
+def test_a_blender_captures_photos_are_found_whatever_they_are(tmp_path, suffix, named):
+    folder = blender(tmp_path / "c")
+    expected = parse(BlenderDataParserConfig(data=folder).setup(), "train").cameras
+    for split in ("train", "val", "test"):
+        for path in sorted((folder / split / "images").iterdir()):
+            Image.open(path).convert("RGB").save(path.with_suffix(suffix))
+            if suffix != ".png":
+                path.unlink()
+
+        def rename(meta):
+            for frame in meta["frames"]:
+                name = frame["file_path"].removesuffix(".png")
+                frame["file_path"] = f"{name}{suffix}" if named else name
+
+        edit(folder, rename, f"transforms_{split}.json")
+    config = BlenderDataParserConfig(data=folder)
+    for split in ("train", "val"):
+        outputs = of_split(config.setup(), split)
+        assert outputs is not None and all(path.suffix == suffix for path in outputs.image_filenames)
+        found = look_at({"train": sized_dataset(outputs, None)})
+        assert found.problems == [] and sized_dataset(outputs, None).get_data(0)["image"].shape == (HEIGHT, WIDTH, 3)
+    torch.testing.assert_close(parse(config.setup(), "train").cameras.fx, expected.fx)
 
 
 def test_blenders_field_of_view_may_be_a_focal_length(tmp_path):
