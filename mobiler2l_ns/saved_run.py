@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import nn
 
 from mobiler2l_ns.checkpoints import allow_nerfstudio_checkpoints
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.foreign_paths import allow_foreign_paths
 
 
 def check_weights(model: nn.Module, state: Mapping[str, Any], run: Path | str) -> None:
@@ -97,10 +97,8 @@ class SavedRun:
         if not config_path.is_file():
             raise UserError(f"No run at {config_path}: give the config.yml of a nerfstudio run")
         try:
-            text = config_path.read_text(encoding="utf8")
-            # Paths of a run from another system are not this one's; what they name is looked for beside the config.
-            here, elsewhere = ("Windows", "Posix") if os.name == "nt" else ("Posix", "Windows")
-            config = yaml.load(text.replace(f"pathlib.{elsewhere}Path", f"pathlib.{here}Path"), Loader=yaml.Loader)
+            allow_foreign_paths()
+            config = yaml.load(config_path.read_text(encoding="utf8"), Loader=yaml.Loader)
         except Exception as error:
             raise UserError(
                 f"{config_path} cannot be read ({error}): is the plugin of that method installed?"

@@ -15,6 +15,7 @@ It may go when nerfstudio discovers exporters of plugins. `python -m nerfstudio.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,15 +27,45 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import tyro
 
 from mobiler2l_ns.checkpoints import allow_nerfstudio_checkpoints, warning_in_place_of_error
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.foreign_paths import allow_foreign_paths
 
 EXPORTER = "nerfstudio.scripts.exporter"
 
 
 def install() -> None:
-    """Readable checkpoints (see ``checkpoints``) and listed commands. Never raises, and may be called any number of
-    times."""
+    """Readable checkpoints (see ``checkpoints``) and configs (``foreign_paths``), listed commands, one line where
+    nerfstudio has none. Never raises, and may be called any number of times."""
     allow_nerfstudio_checkpoints()
+    allow_foreign_paths()
+    explain_paths_of_one_camera()
     extend_ns_export()
+
+
+@warning_in_place_of_error("ns-render interpolate may end in nerfstudio's own words")
+def explain_paths_of_one_camera() -> None:
+    """Lets `ns-render interpolate` say in one line why there is no way between cameras where there is one camera, as
+    there is with one evaluation photo; nerfstudio's own function stacks the empty list of its steps."""
+    from nerfstudio.cameras import camera_utils
+
+    interpolate = camera_utils.get_interpolated_poses_many
+    if hasattr(interpolate, "__wrapped__"):
+        return
+
+    @functools.wraps(interpolate)
+    def explained(poses: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(poses) < 2:
+            raise UserError(
+                "There is one camera, and so no way between cameras: give --pose-source train if more photos are "
+                "trained on, or let ns-render spiral move around it"
+            )
+        return interpolate(poses, *args, **kwargs)
+
+    # ns-render has imported the function by name when plugins are loaded.
+    importers: tuple[Any, ...] = (camera_utils, sys.modules.get("nerfstudio.cameras.camera_paths"))
+    for module in importers:
+        if module is not None:
+            module.get_interpolated_poses_many = explained
 
 
 _commands_stay_unlisted = warning_in_place_of_error("ns-export does not list the mobiler2l exports")

@@ -15,6 +15,7 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from torch.nn import Parameter
 
 from mobiler2l_ns.capture.background import Background, BackgroundColour
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.rays import LowResRays
 from mobiler2l_ns.metrics import SSIM_WINDOW, LazyLPIPS, behind_mask, image_metrics, psnr
 from mobiler2l_ns.student.config import Execution, PruningSchedule, StudentConfig
@@ -22,7 +23,7 @@ from mobiler2l_ns.student.display import Display, Outputs, error_map
 from mobiler2l_ns.student.losses import training_losses, training_outputs
 from mobiler2l_ns.student.renderer import Student
 from mobiler2l_ns.teacher.hash_grids import HashGrids
-from mobiler2l_ns.teacher.render import render_like_photo, render_teacher
+from mobiler2l_ns.teacher.render import rays_of_teacher, render_like_photo, render_teacher
 
 NO_DEPTH = 1000.0
 """Depth where nothing is, nerfstudio's far plane, and of all of a light field's pictures: the viewer draws its cameras
@@ -114,7 +115,13 @@ class MobileR2LModel(Model):
         """The teacher's outputs of photos' rays, or of low-resolution rays the student's, see ``training_outputs``."""
         if isinstance(ray_bundle, LowResRays):
             return training_outputs(self.student, ray_bundle, self.training and self.learns_coarser)
-        return self.teacher(ray_bundle)
+        teacher = self.find_teacher()
+        if teacher is None:
+            raise UserError(
+                "The teacher is not here, and a student alone knows neither depth nor single rays: meshes, point "
+                "clouds and --render-nearest-camera need the run that --pipeline.teacher-load-config named"
+            )
+        return rays_of_teacher(teacher, ray_bundle)  # type: ignore[arg-type]
 
     def get_loss_dict(self, outputs: Outputs, batch: dict, metrics_dict: Outputs | None = None) -> Outputs:
         """Losses of the student's outputs."""
@@ -175,6 +182,15 @@ class MobileR2LModel(Model):
         if teacher is not None:
             outputs["teacher_rgb"] = self.render_teacher(camera)["rgb"].to(outputs["rgb"])
         return outputs
+
+    def get_rgba_image(self, outputs: Outputs, output_name: str = "rgb") -> torch.Tensor:
+        """RGBA (H, W, 4) with straight alpha of a picture, all opaque unless the student learns alpha."""
+        rgb = outputs[output_name]
+        alpha = outputs.get(output_name.replace("rgb", "accumulation"))
+        if alpha is None or not self.config.alpha:
+            return torch.cat([rgb, torch.ones_like(rgb[..., :1])], dim=-1)
+        own = (rgb - (1.0 - alpha) * self.config.background.rgb.to(rgb)) / alpha.clamp(min=1e-6)
+        return torch.cat([own.clamp(0.0, 1.0), alpha.clamp(0.0, 1.0)], dim=-1)
 
     # Measuring
 

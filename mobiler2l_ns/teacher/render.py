@@ -8,13 +8,16 @@ from contextlib import nullcontext
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.model_components import renderers
 from nerfstudio.models.base_model import Model
+from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
 
 from mobiler2l_ns.capture.background import Background
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.teacher.splat_teacher import SplatTeacher
 
 
 def render_teacher(
@@ -70,6 +73,20 @@ def _as_of_rays(
         # A view of nothing may come from another device than the camera's.
         changed["depth"] = outputs["depth"] * rays.metadata["directions_norm"].to(outputs["depth"])
     return changed
+
+
+def rays_of_teacher(teacher: Model, rays: RayBundle) -> dict[str, Tensor]:
+    """A teacher's outputs of a bundle of rays, in training for its losses and otherwise for nerfstudio's exporters.
+
+    Raises:
+        UserError: if it is made of splats.
+    """
+    if isinstance(teacher, SplatfactoModel | SplatTeacher):
+        raise UserError(
+            "The teacher is made of splats, which are seen by cameras and not along single rays: export it with "
+            "ns-export gaussian-splat from its own run, and leave out --render-nearest-camera"
+        )
+    return teacher(rays)
 
 
 def render_like_photo(teacher: Model, camera: Cameras, background: Float[Tensor, "3"]) -> dict[str, Tensor]:

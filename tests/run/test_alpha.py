@@ -58,6 +58,27 @@ def test_a_teacher_that_cannot_tell_is_refused():
         render_pseudo_view(teacher, camera(), background=Background(alpha=True))
 
 
+def test_ns_renders_rgba_is_the_students_own(finished_run, make_config, tmp_path):
+    model = replace(make_config(tmp_path).pipeline.model, alpha=True)
+    pipeline, _ = open_run(
+        train(make_config(tmp_path, model=model, teacher_steps=2, distill_steps=2, finetune_steps=0))
+    )
+    student = pipeline.model.student
+    seen = student.training_camera(student.capture.start_pose)
+    outputs = pipeline.model.get_outputs_for_camera(seen)
+    rgba = pipeline.model.get_rgba_image(outputs)
+    with torch.no_grad():
+        expected = student.render(seen)
+    assert rgba.shape == (52, 52, 4) and torch.equal(rgba[..., 3:], expected[..., 3:])
+    torch.testing.assert_close(
+        premultiply(rgba), expected[..., :4].minimum(expected[..., 3:]).clamp(0, 1), atol=2e-5, rtol=0
+    )
+    opaque = open_run(finished_run)[0].model
+    outputs = opaque.get_outputs_for_camera(seen)
+    rgba = opaque.get_rgba_image(outputs)
+    assert torch.equal(rgba[..., :3], outputs["rgb"]) and bool((rgba[..., 3] == 1).all())
+
+
 def test_its_colours_are_right_over_black_white_and_a_photo():
     scene = load_script("make_demo_scene")
     poses = scene.sample_cameras("train", 12)

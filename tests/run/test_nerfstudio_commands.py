@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from nerfstudio.scripts import render
 from PIL import Image
-from short_run import load_student, open_run
+from short_run import load_student, open_run, train
+from tiny_capture import write_capture
+
+from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.teacher.splat_teacher import SplatTeacher
 
 
 def test_the_command_ns_eval_writes_the_figures_of_the_pipeline(finished_run, tmp_path):
@@ -78,3 +84,83 @@ def test_ns_render_shows_the_students_own_pictures_along_a_path(
         assert np.abs(picture - own).max() < 1.01 / 255
     if kind != "interpolate":
         assert np.abs(pictures[0] - pictures[1]).max() > 0.02  # the camera moves, or zooms
+
+
+def test_ns_render_lays_the_nearest_photo_beside_each_picture(finished_run, make_config, nerfacto_run, tmp_path):
+    (tmp_path / "path.json").write_text(json.dumps(FLIGHT))
+    loaded = train(make_config(tmp_path / "l", teacher_load_config=nerfacto_run, distill_steps=2, finetune_steps=0))
+    for run in (finished_run, loaded):
+        render.RenderCameraPath(
+            load_config=run,
+            output_path=tmp_path / run.parent.parent.name / "out",
+            output_format="images",
+            image_format="png",
+            camera_path_filename=tmp_path / "path.json",
+            render_nearest_camera=True,
+            check_occlusions=True,
+        ).main()
+        pictures = sorted((tmp_path / run.parent.parent.name / "out").rglob("*.png"))
+        assert [Image.open(path).size for path in pictures] == [(70 + 40, 40)] * 2
+
+
+def geometry_of(pipeline, points=400):
+    """What ns-export pointcloud asks of a run: rays of its photos, and the model's outputs of them."""
+    found = []
+    while sum(len(each) for each in found) < points:
+        rays, _ = pipeline.datamanager.next_train(0)
+        outputs = pipeline.model(rays)
+        assert {"rgb", "depth", "accumulation"} <= set(outputs)
+        found.append((rays.origins + rays.directions * outputs["depth"])[outputs["accumulation"][:, 0] > 0.5])
+    return torch.cat(found)
+
+
+def test_ns_exports_clouds_and_meshes_are_the_teachers(finished_run, make_config, nerfacto_run, tmp_path):
+    loaded = train(make_config(tmp_path, teacher_load_config=nerfacto_run, distill_steps=2, finetune_steps=0))
+    for run, reach in ((finished_run, 2.5), (loaded, 1.25)):
+        pipeline, _ = open_run(run)
+        with torch.no_grad():
+            assert float(geometry_of(pipeline).norm(dim=-1).median()) < reach
+            camera = pipeline.datamanager.train_dataset.cameras[0:1]
+            rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+            outputs = pipeline.model.get_outputs_for_camera_ray_bundle(rays)  # as ns-export tsdf does
+            expected = pipeline.model.render_teacher(camera)
+        torch.testing.assert_close(outputs["depth"], expected["depth"])
+
+
+def test_what_only_a_teacher_knows_is_one_line_without_it(make_config, nerfacto_run, tmp_path):
+    copy = shutil.copytree(nerfacto_run.parent, tmp_path / "teacher") / "config.yml"
+    loaded = train(make_config(tmp_path, teacher_load_config=copy, distill_steps=2, finetune_steps=0))
+    shutil.rmtree(copy.parent)
+    pipeline, _ = open_run(loaded)
+    with pytest.raises(UserError, match="The teacher is not here, and a student alone knows neither depth"):
+        geometry_of(pipeline)
+    splats: Any = object.__new__(SplatTeacher)
+    pipeline.model._loaded_teacher = (splats,)
+    with pytest.raises(UserError, match="The teacher is made of splats, which are seen by cameras"):
+        geometry_of(pipeline)
+
+
+def test_no_way_between_cameras_is_one_line_where_one_photo_is_held_out(make_config, tmp_path):
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    config = make_config(tmp_path, teacher_steps=2, distill_steps=2, finetune_steps=0)
+    folder = write_capture(tmp_path / "c")
+    manager = config.pipeline.datamanager
+    manager.dataparser, manager.data, config.data = NerfstudioDataParserConfig(data=folder), folder, folder
+    run = train(config)
+    command = [str(Path(sys.executable).parent / "ns-render"), "interpolate", "--load-config", str(run)]
+    done = subprocess.run([*command, "--output-path", str(tmp_path / "a.mp4")], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("There is one camera, and so no way between cameras: give")
+
+
+def test_ns_eval_opens_a_run_from_windows(finished_run, tmp_path):
+    run = shutil.copytree(finished_run.parent, tmp_path / "demo" / "mobiler2l-tiny" / "run") / "config.yml"
+    text = run.read_text()
+    assert "pathlib.PosixPath" in text
+    run.write_text(text.replace("pathlib.PosixPath", "pathlib.WindowsPath"))
+    output = tmp_path / "eval.json"
+    command = [str(Path(sys.executable).parent / "ns-eval"), "--load-config", str(run), "--output-path", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "psnr" in json.loads(output.read_text())["results"]
