@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,8 @@ from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
 
 SAME_POSE = 1e-4
+RECORD = "proof_photos.json"
+"""In a run's folder: which photos stood at its proof cameras when it was trained."""
 
 
 @dataclass
@@ -47,18 +52,71 @@ class ProofPhoto:
         return both[0, :-1], (both[0, -1] > 0.99).float()
 
 
-def load_proof_photos(config: TrainerConfig, student: Student) -> list[ProofPhoto | None]:
+def _at_poses(dataset: CaptureDataset, poses: Float[Tensor, "n 3 4"]) -> dict[int, int]:
+    """Place of a pose -> index of the photo that was taken there, where there is one."""
+    if len(dataset) == 0:
+        return {}
+    cameras = dataset.cameras.camera_to_worlds.cpu()
+    distance = (cameras[None] - poses[:, None]).abs().amax(dim=(-1, -2))
+    nearest = zip(*distance.min(dim=1), strict=True)
+    return {place: int(index) for place, (off, index) in enumerate(nearest) if float(off) < SAME_POSE}
+
+
+def _digest(dataset: CaptureDataset, index: int) -> str:
+    """Of a photo's file and its mask's."""
+    masks = dataset._dataparser_outputs.mask_filenames
+    files = [dataset.image_filenames[index], *([] if masks is None else [masks[index]])]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return digest.hexdigest()
+
+
+def record_proof_photos(folder: Path, dataset: CaptureDataset, poses: Float[Tensor, "n 3 4"]) -> None:
+    """Note in a run's folder which photos stand at its proof cameras, so that others are not taken for them later.
+
+    Args:
+        folder: of the run.
+        dataset: the photos that are held out.
+        poses: of the proof cameras.
+    """
+    digests = {str(place): _digest(dataset, index) for place, index in _at_poses(dataset, poses.cpu()).items()}
+    partial = folder / f"{RECORD}.{os.getpid()}.part"
+    partial.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf8")
+    partial.replace(folder / RECORD)
+
+
+def _recorded(folder: Path | None) -> dict[int, str] | None:
+    """What ``record_proof_photos`` noted; None if it did not."""
+    try:
+        noted = json.loads((folder / RECORD).read_text(encoding="utf8")) if folder is not None else None
+        return None if noted is None else {int(place): str(digest) for place, digest in noted.items()}
+    except (OSError, ValueError, AttributeError):
+        return None  # of a run of an earlier version
+
+
+def _warn(warning: str) -> None:
+    CONSOLE.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def load_proof_photos(config: TrainerConfig, student: Student, folder: Path | None = None) -> list[ProofPhoto | None]:
     """One photo for each of the student's proof poses; None for poses whose photo is not to be had.
 
-    A capture that has moved away is no error: the console says so.
+    A capture that has moved away, or changed since the run was trained, is no error: the console says so.
+
+    Args:
+        config: of the run.
+        folder: of the run, where its photos are noted; None: whatever is found is taken.
     """
-    poses = student.capture.proof_poses.cpu()
+    poses, recorded = student.capture.proof_poses.cpu(), _recorded(folder)
+    changed: set[int] = set()
+    seen: set[int] = set()
     found: list[ProofPhoto | None] = [None] * len(poses)
     manager = config.pipeline.datamanager
     parser = manager.dataparser  # type: ignore[attr-defined]
     if manager.data is not None:
         parser.data = Path(manager.data)
-    splits: tuple[Split, ...] = ("val", "test")
+    splits: tuple[Split, ...] = () if getattr(manager, "cameras_only", False) else ("val", "test")
     for split in splits:
         try:
             if not capture_file(parser).exists():
@@ -66,16 +124,24 @@ def load_proof_photos(config: TrainerConfig, student: Student) -> list[ProofPhot
             outputs = of_split(parser.setup(), split)
         except (UserError, OSError, AssertionError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            warning = f"The capture is not there ({reason}): nothing is compared with photos"
-            CONSOLE.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
-            break
+            _warn(f"The capture is not there ({reason}): nothing is compared with photos")
+            return found
         if outputs is None:
             continue
         dataset = sized_dataset(outputs, manager.max_image_size, manager.camera_res_scale_factor)  # type: ignore[attr-defined]
-        distance = (dataset.cameras.camera_to_worlds[None] - poses[:, None]).abs().amax(dim=(-1, -2))
-        for i, (nearest, index) in enumerate(zip(*distance.min(dim=1), strict=True)):
-            if found[i] is None and float(nearest) < SAME_POSE:
-                found[i] = _photo(dataset, int(index), student, config)
+        for place, index in _at_poses(dataset, poses).items():
+            if found[place] is not None or place in changed:
+                continue
+            if recorded is not None and recorded.get(place) != _digest(dataset, index):
+                changed.add(place)
+                continue
+            seen.add(place)
+            found[place] = _photo(dataset, index, student, config)
+    if recorded is not None and (others := changed | (set(recorded) - seen)):
+        _warn(
+            f"{len(others)} of the capture's {len(recorded)} photos at the proof cameras are not those that were there "
+            "when the run was trained: nothing is compared with them"
+        )
     return found
 
 
@@ -87,7 +153,7 @@ def _photo(dataset: CaptureDataset, index: int, student: Student, config: Traine
             return None
         photo = background.photo(dataset, index)
     except UserError as error:
-        CONSOLE.print(f"Left out: {error}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        _warn(f"Left out: {error}")
         return None
     moved = undistorted(photo, dataset.cameras[index : index + 1], student.view(), mask)
     return moved if moved is not None and bool(moved.mask.any()) else None

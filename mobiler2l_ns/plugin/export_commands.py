@@ -41,7 +41,7 @@ class _Export:
         """Convert, prove, move in what is asked for of the run's student."""
         run = open_distilled(self.load_config)
         student = student_of(run)
-        photos = load_proof_photos(run.config, student)
+        photos = load_proof_photos(run.config, student, self.load_config.parent)
         files = export_packages(student, requests(student), self.output_dir, Reference(student, photos))
         add_export(self.load_config, self.output_dir)
         return files

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mobiler2l_ns import devices
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export.proof_photos import record_proof_photos
 from mobiler2l_ns.progress.log import FILE
 from mobiler2l_ns.progress.phases import Phase
 from mobiler2l_ns.run import console, distributed
@@ -97,6 +98,8 @@ class MobileR2LTrainer(Trainer):
             if test_mode == "val":
                 # Written once before, but what is trained is known only now.
                 self._save_config()
+                manager, capture = self.pipeline.datamanager, self.pipeline.model.student.capture
+                record_proof_photos(self.base_dir, manager.eval_dataset, capture.proof_poses)
         self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._finish))
 
     def _save_config(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from small_student import make_student
 
 from mobiler2l_ns.capture.photos import sized_dataset
 from mobiler2l_ns.export.proof import Reference
-from mobiler2l_ns.export.proof_photos import load_proof_photos
+from mobiler2l_ns.export.proof_photos import RECORD, load_proof_photos, record_proof_photos
 
 
 @pytest.fixture
@@ -70,3 +71,40 @@ def test_a_capture_that_has_moved_away_is_no_error(capture, tmp_path, capsys):
     photos = load_proof_photos(capture.config, student)
     assert photos == [None] * 8 and Reference(student, photos).psnr_photos() is None
     assert "The capture is not there" in capsys.readouterr().out
+
+
+def kept(photos):
+    return [photo is not None for photo in photos[:3]]
+
+
+def test_photos_that_have_changed_since_training_are_not_taken_for_those_that_were_there(capture, tmp_path, capsys):
+    student = student_at(capture.dataset)
+    record_proof_photos(tmp_path, capture.dataset, student.capture.proof_poses)
+    assert kept(load_proof_photos(capture.config, student, tmp_path)) == [True] * 3
+    assert "when the run was trained" not in capsys.readouterr().out
+    Image.open(capture.files[1]).rotate(180).save(capture.files[1])
+    assert kept(load_proof_photos(capture.config, student, tmp_path)) == [True, False, True]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 of the capture's 3 photos at the proof cameras are not those that were there" in said
+    # A run of an earlier version has noted nothing.
+    (tmp_path / RECORD).unlink()
+    assert kept(load_proof_photos(capture.config, student, tmp_path)) == [True] * 3
+
+
+def test_cameras_that_have_changed_since_training_are_told(capture, tmp_path, capsys):
+    student = student_at(capture.dataset)
+    record_proof_photos(tmp_path, capture.dataset, student.capture.proof_poses)
+    folder = capture.config.pipeline.datamanager.dataparser.data
+    for split in ("val", "test"):
+        file = folder / f"transforms_{split}.json"
+        meta = json.loads(file.read_text())
+        for frame in meta["frames"]:
+            frame["transform_matrix"][0][3] += 0.5
+        file.write_text(json.dumps(meta))
+    assert kept(load_proof_photos(capture.config, student, tmp_path)) == [False] * 3
+    assert "3 of the capture's 3 photos at the proof cameras" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_notes_its_photos(finished_run):
+    noted = json.loads((finished_run.parent / RECORD).read_text())
+    assert set(noted) == {str(place) for place in range(8)} and len(set(noted.values())) == 2  # held out in val
