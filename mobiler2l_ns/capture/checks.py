@@ -90,6 +90,11 @@ def look_at(splits: Mapping[str, CaptureDataset]) -> Findings:
     return found
 
 
+def look_at_cameras(cameras: CaptureDataset) -> Findings:
+    """See that the cameras of a capture without photos can be seen through."""
+    return Findings(_lens_problems(cameras) + _pose_problems(cameras))
+
+
 def _with_progress(splits: Mapping[str, CaptureDataset], jobs: list[tuple[str, int]]) -> list[_Look]:
     began = time.perf_counter()
     looks: list[_Look] = []

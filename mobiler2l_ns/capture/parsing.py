@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -20,7 +21,14 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, Colm
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from mobiler2l_ns.capture.poses import stand_at_one_place
-from mobiler2l_ns.capture.transforms import blender_meta, blender_photo, nerfstudio_meta, read_json, settle_places
+from mobiler2l_ns.capture.transforms import (
+    blender_meta,
+    blender_photo,
+    lists_no_photos,
+    nerfstudio_meta,
+    read_json,
+    settle_places,
+)
 from mobiler2l_ns.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -36,6 +44,18 @@ def capture_file(config: DataParserConfig) -> Path:
     if isinstance(config, ColmapDataParserConfig):
         return data / config.colmap_path
     return data
+
+
+def has_cameras_only(config: DataParserConfig, data: Path | None) -> bool:
+    """Whether none of a capture's photos is there; only those in nerfstudio's format may be without.
+
+    Args:
+        data: in place of the config's own, if given.
+    """
+    if not isinstance(config, NerfstudioDataParserConfig):
+        return False
+    file = capture_file(replace(config, data=data or config.data))
+    return file.is_file() and lists_no_photos(file)
 
 
 @contextmanager

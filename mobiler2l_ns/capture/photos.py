@@ -120,6 +120,22 @@ class NoneHeldOut(CaptureDataset):
         return 0
 
 
+class CamerasOnly(CaptureDataset):
+    """Cameras of which there are no photos: what is looked at in their place is grey."""
+
+    def get_own_image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """A grey picture of a camera's size."""
+        width, height = self.size(index)
+        return np.full((height, width, 3), 128, dtype=np.uint8)
+
+    def get_mask(self, index: int) -> None:
+        """There are no masks either."""
+
+
+class NoCamerasHeldOut(NoneHeldOut, CamerasOnly):
+    """The evaluation split of cameras without photos."""
+
+
 def as_large_as_photos(cameras: Cameras, headers: list[Header | None]) -> Cameras:
     """Cameras whose size is that of their photos' files, up to one pixel of rounding each way.
 

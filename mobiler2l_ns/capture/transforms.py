@@ -47,6 +47,10 @@ def read_json(file: Path) -> Meta:
     frames = meta.get("frames")
     if not isinstance(frames, list) or not frames:
         raise UserError(f"{file} lists no photos: its frames are empty. Process the capture again")
+    if all(isinstance(frame, dict) and "file_path" not in frame for frame in frames):
+        # Cameras without photos.
+        for index, frame in enumerate(frames):
+            frame["file_path"] = f"camera_{index:05d}"
     for index, frame in enumerate(frames):
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
             raise UserError(f"{file}: frame {index} has no file_path: name its photo, or take it out")
@@ -162,6 +166,16 @@ def blender_photo(folder: Path, name: str) -> str:
         return f"{name}.png"
     found = _existing(folder, name)
     return found if (folder / found).is_file() or found.lower().endswith(_SUFFIXES) else f"{found}.png"
+
+
+def lists_no_photos(file: Path) -> bool:
+    """Whether none of the photos that a transforms.json lists is there.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    folder = file.parent
+    return not any((folder / _existing(folder, frame["file_path"])).is_file() for frame in read_json(file)["frames"])
 
 
 def _existing(folder: Path, name: str) -> str:

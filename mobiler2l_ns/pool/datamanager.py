@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,30 +11,19 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.data.pixel_samplers import PixelSampler
-from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
-from nerfstudio.model_components.ray_generators import RayGenerator
 from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE, ItersPerSecColumn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from mobiler2l_ns.capture.background import Background, without_alpha
-from mobiler2l_ns.capture.checks import look_at
-from mobiler2l_ns.capture.parsing import capture_file, evaluation_splits, held_out, reading
-from mobiler2l_ns.capture.photos import CaptureDataset, NoneHeldOut, sized_dataset
 from mobiler2l_ns.capture.pose_samplers import PoseSamplerName, look_at_point, make_pose_sampler
 from mobiler2l_ns.capture.splits import selection_split
-from mobiler2l_ns.capture.visible_pixels import VisiblePixelSampler
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.bounds import SceneExtent
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.pool.batch import StudentBatch
-from mobiler2l_ns.pool.photo_bytes import PhotoBytes, random_rays
+from mobiler2l_ns.pool.capture_manager import CaptureDataManager, CaptureDataManagerConfig
 from mobiler2l_ns.pool.photos import PhotoPool
 from mobiler2l_ns.pool.pseudo_views import BYTES_PER_GIB, PseudoViewPool
 from mobiler2l_ns.pool.refresh import TimeShare
@@ -46,14 +34,11 @@ them ``depth`` and ``accumulation`` (H, W, 1)."""
 
 
 @dataclass
-class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
+class MobileR2LDataManagerConfig(CaptureDataManagerConfig):
     """Photos, pseudo views and where they come from."""
 
     _target: type = field(default_factory=lambda: MobileR2LDataManager)
     """Target class to instantiate."""
-    max_image_size: int | None = 1008
-    """Longest side of photos and of the student's pictures in pixels; larger photos are scaled down. None: as they
-    are."""
     pose_sampler: PoseSamplerName = "auto"
     """Where pseudo views are taken from: the cameras' shell, their box, between neighbours, or what fits them."""
     views_per_batch: int = 4
@@ -77,25 +62,19 @@ class MobileR2LDataManagerConfig(VanillaDataManagerConfig):
     """Folder that keeps the first pool of a teacher for later runs; None writes nothing."""
 
 
-class MobileR2LDataManager(VanillaDataManager):
+class MobileR2LDataManager(CaptureDataManager):
     """Serves each phase its batches. The pipeline connects the teacher's renderer; without one (viewer, eval, export)
     nothing is ever rendered here."""
 
     config: MobileR2LDataManagerConfig
-    train_dataset: CaptureDataset
-    eval_dataset: CaptureDataset
 
     def __init__(self, config: MobileR2LDataManagerConfig, *args, **kwargs) -> None:
-        with reading(config.dataparser) as self._notes:
-            super().__init__(config, *args, **kwargs)
-        if len(self.eval_dataset) == 0:  # which nerfstudio leaves out
-            self.setup_eval()
+        super().__init__(config, *args, **kwargs)
         self.pool: PseudoViewPool | None = None
         self.photos: PhotoPool | None = None
         self._selection_photos: PhotoPool | None = None
         self.photo_poses: Float[Tensor, "n 3 4"] | None = None
         """Where the teacher has found the training photos to be taken from; None: where the capture says."""
-        self._rays_in_batch = 0
         self.extent = SceneExtent()
         self._render: RenderTeacher | None = None
         self._owed_views = 0.0
@@ -103,74 +82,6 @@ class MobileR2LDataManager(VanillaDataManager):
         self.generator = torch.Generator().manual_seed(torch.initial_seed() % (1 << 31))
 
     # Photos
-
-    def create_train_dataset(self) -> CaptureDataset:
-        if len(self.train_dataparser_outputs.image_filenames) == 0:
-            raise UserError(
-                f"{capture_file(self.dataparser_config)}: no photo is left to train on: list some, or hold fewer out"
-            )
-        return self.sized(self.train_dataparser_outputs)
-
-    def create_eval_dataset(self) -> CaptureDataset:
-        outputs = held_out(self.dataparser, "test" if self.test_split == "test" else "val")
-        dataset = None if outputs is None else self.sized(outputs)
-        if dataset is not None and dataset.visible:
-            return dataset
-        if self.test_mode == "val":
-            self._notes.append("No photo is held out, or visible: what is measured on such photos is left out")
-        config = self.config
-        train = self.train_dataparser_outputs
-        return sized_dataset(train, config.max_image_size, config.camera_res_scale_factor, NoneHeldOut)
-
-    def sized(self, outputs: DataparserOutputs) -> CaptureDataset:
-        """A dataset whose photos are no larger than the student's pictures may be."""
-        return sized_dataset(outputs, self.config.max_image_size, self.config.camera_res_scale_factor)
-
-    def setup_train(self) -> None:
-        if self.test_mode == "val":
-            self._look_at_all_files()
-        config = self.config
-        count, repeats = config.train_num_images_to_sample_from, config.train_num_times_to_repeat_images
-        self._train_photos = PhotoBytes(self.train_dataset, self._photo_device, count, repeats)
-        self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, config.train_num_rays_per_batch)
-        self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
-
-    def setup_eval(self) -> None:
-        config, dataset = self.config, self.eval_dataset
-        count, repeats = config.eval_num_images_to_sample_from, config.eval_num_times_to_repeat_images
-        self._eval_photos = PhotoBytes(dataset, self._photo_device, count, repeats)
-        self.eval_pixel_sampler = self._get_pixel_sampler(dataset, config.eval_num_rays_per_batch)
-        self.eval_ray_generator = RayGenerator(dataset.cameras.to(self.device))
-        # Without photos nerfstudio's commands still ask for something to go through, and for a camera to begin at.
-        self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(dataset, device=self.device)
-        self.fixed_indices_eval_dataloader.image_indices = dataset.visible
-        self.eval_dataloader = RandIndicesEvalDataloader(dataset, device=self.device)
-
-    @property
-    def _photo_device(self) -> torch.device | str:
-        return "cpu" if "image" in self.exclude_batch_keys_from_device else self.device
-
-    def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
-        """A random photo that is held out and not wholly hidden."""
-        return self.eval_dataloader.get_camera(random.choice(self.fixed_indices_eval_dataloader.image_indices))
-
-    def _get_pixel_sampler(self, dataset: InputDataset, num_rays_per_batch: int) -> PixelSampler:
-        sampler = super()._get_pixel_sampler(dataset, num_rays_per_batch)
-        # Another one that was asked for stays.
-        return VisiblePixelSampler(sampler.config, **sampler.kwargs) if type(sampler) is PixelSampler else sampler
-
-    def _look_at_all_files(self) -> None:
-        """Read every photo and mask once.
-
-        Raises:
-            UserError: with the first that cannot be trained on.
-        """
-        held = {name: self.sized(outputs) for name, outputs in evaluation_splits(self.dataparser).items()}
-        found = look_at({"train": self.train_dataset, **held})
-        found.refuse()
-        if comms.is_main_process():
-            for note in [*self._notes, *found.notes]:
-                CONSOLE.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def check_photos(self) -> None:
         """See that the photos can fine-tune the student, before anything is trained.
@@ -207,8 +118,9 @@ class MobileR2LDataManager(VanillaDataManager):
         return [visible[index] for index in chosen], [visible[index] for index in selection]
 
     def load_selection_photos(self) -> PhotoPool | None:
-        """The photos that select the student, in its geometry; None if they have no alpha to judge it by."""
-        if self._selection_photos is None and self._photos_fit():
+        """The photos that select the student, in its geometry; None if there are none, or they have no alpha to judge
+        it by."""
+        if self._selection_photos is None and self._photos_fit() and not self.config.cameras_only:
             _, selection = self._split()
             self._selection_photos = self._pool_of(selection)
         return self._selection_photos
@@ -327,26 +239,6 @@ class MobileR2LDataManager(VanillaDataManager):
 
     # Batches
 
-    def next_train(self, step: int) -> tuple[RayBundle, dict]:
-        """Rays of photos (n,) for the teacher."""
-        self.train_count += 1
-        sampler = self.train_pixel_sampler
-        assert sampler is not None
-        rays, batch = random_rays(self._train_photos, sampler, self.train_ray_generator)
-        self._rays_in_batch = len(rays)
-        return rays, batch
-
-    def next_eval(self, step: int) -> tuple[RayBundle, dict]:
-        """Rays of photos (n,) that are held out."""
-        self.eval_count += 1
-        assert self.eval_pixel_sampler is not None
-        return random_rays(self._eval_photos, self.eval_pixel_sampler, self.eval_ray_generator)
-
-    def free_photos_of_rays(self) -> None:
-        """Give the memory back that the teacher's photos take; they are read again where rays are asked for again."""
-        self._train_photos.free()
-        self._eval_photos.free()
-
     def pseudo_batch(self) -> StudentBatch:
         """Pseudo views for the student."""
         return self._counted(self._draw_pseudo_views(self.config.views_per_batch, self._draw_offset()))
@@ -397,7 +289,3 @@ class MobileR2LDataManager(VanillaDataManager):
             view = view.beginning_at(down, right)
             pictures = pictures[:, down : down + view.height, right : right + view.width]
         return StudentBatch(view.rays(poses), pictures)
-
-    def get_train_rays_per_batch(self) -> int:
-        """Rays in the newest batch, for nerfstudio's measure of speed."""
-        return self._rays_in_batch

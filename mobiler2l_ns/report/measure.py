@@ -72,7 +72,7 @@ def test_views(datamanager: MobileR2LDataManager) -> tuple[CaptureDataset, str]:
     Raises:
         UserError: if the capture holds none out, or their masks leave nothing of them.
     """
-    splits: tuple[Split, ...] = ("test", "val")
+    splits: tuple[Split, ...] = () if datamanager.config.cameras_only else ("test", "val")
     for split in splits:
         outputs = of_split(datamanager.dataparser, split)
         if outputs is not None:

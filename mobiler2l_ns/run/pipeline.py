@@ -19,6 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from mobiler2l_ns.capture.background import is_cut_out
+from mobiler2l_ns.capture.parsing import has_cameras_only
 from mobiler2l_ns.capture.splits import proof_cameras
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.pose_range import pose_range
@@ -116,6 +117,14 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
             if self.teacher_load_config is not None:
                 raise UserError("Two teachers: give --pipeline.teacher-load-config or --pipeline.teacher-splats")
             self.teacher_splats = self.teacher_splats.expanduser().resolve()
+            manager = self.datamanager
+            manager.cameras_only |= has_cameras_only(manager.dataparser, manager.data)
+            if manager.cameras_only and self.finetune_steps > 0:
+                self.finetune_steps = 0
+                CONSOLE.print("There are cameras and no photos: the student is not fine-tuned, nor measured on photos")
+        elif self.datamanager.cameras_only:
+            raise UserError("--pipeline.datamanager.cameras-only: without photos splats must teach, give them to "
+                            "--pipeline.teacher-splats")  # fmt: skip
         if self.teacher_load_config is None:
             return
         self.teacher_load_config = self.teacher_load_config.expanduser().resolve()
@@ -200,7 +209,8 @@ class MobileR2LPipeline(VanillaPipeline):
         try:
             if config.teacher_splats is not None:
                 data = getattr(self.datamanager.dataparser_config, "data", None)
-                frame, shown = config.teacher_splats_frame, background if required else None
+                frame, compared = config.teacher_splats_frame, required and not self.datamanager.config.cameras_only
+                shown = background if compared else None
                 loaded = load_splats(config.teacher_splats, frame, dataset, data, device, shown)
             else:
                 assert config.teacher_load_config is not None

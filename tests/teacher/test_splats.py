@@ -19,7 +19,9 @@ from splat_scenes import SIZE, as_it_is, camera, cloud, fields, photograph, pose
 
 from mobiler2l_ns.capture.background import Background
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export.proof_photos import load_proof_photos
 from mobiler2l_ns.metrics import psnr
+from mobiler2l_ns.saved_run import SavedRun
 from mobiler2l_ns.teacher import splat_teacher
 from mobiler2l_ns.teacher.corrections import learned_corrections
 from mobiler2l_ns.teacher.render import fingerprint, render_like_photo, render_pseudo_view, render_teacher
@@ -338,6 +340,58 @@ def test_splats_teach_a_run_from_its_first_step_to_its_last(make_config, tmp_pat
     capsys.readouterr()
     assert open_run(trained)[0].model.find_teacher() is None
     assert "Only the student is shown. No splats at" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["photos that are gone", "photos without names"])
+def test_splats_teach_by_cameras_alone_where_there_are_no_photos(make_config, tmp_path, capsys, named):
+    splats = cloud()
+    folder = write_capture(tmp_path / "scene", splats, applied=COLMAP_TURN)
+    shutil.rmtree(folder / "photos")
+    if not named:
+        meta = json.loads((folder / "transforms.json").read_text())
+        for frame in meta["frames"]:
+            del frame["file_path"]
+        (folder / "transforms.json").write_text(json.dumps(meta))
+    path = write_ply(tmp_path / "scene.ply", fields(splats))
+    config = splat_config(make_config, tmp_path, folder, teacher_splats=path)
+    config.report_views = 2
+    trained = train(config)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("There are cameras and no photos: the student is not fine-tuned") == 1
+    assert "This capture holds out no views to measure" in said
+    pipeline, step = open_run(trained)
+    assert step == 5 and pipeline.config.plan().finetune == 0 and pipeline.datamanager.config.cameras_only
+    assert float(pipeline.model.student.capture.depth_range[1]) < 2.0
+    view = pipeline.datamanager.train_dataset.cameras[:1]
+    shown = photograph(splats, poses(16)[int(pipeline.datamanager.train_dataset.image_filenames[0].stem[-2:])])
+    assert float(psnr(pipeline.model.render_teacher(view)["rgb"].cpu(), shown)) > 45
+    assert pipeline.get_average_eval_image_metrics() == {}
+    camera, _ = pipeline.datamanager.eval_dataloader.get_camera(0)
+    assert pipeline.model.get_outputs_for_camera(camera)["rgb"].shape == (SIZE, SIZE, 3)
+    assert load_proof_photos(SavedRun.open(trained).config, pipeline.model.student, trained.parent) == [None] * 8
+
+
+def test_cameras_without_photos_need_splats(make_config, tmp_path):
+    folder = write_capture(tmp_path / "scene", cloud())
+    shutil.rmtree(folder / "photos")
+    with pytest.raises(UserError, match=r"photos/\d\d\.png is not there"):
+        train(splat_config(make_config, tmp_path, folder, teacher_steps=2))
+    asked = splat_config(make_config, tmp_path, folder, teacher_steps=2)
+    asked.pipeline.datamanager.cameras_only = True
+    with pytest.raises(UserError, match="without photos splats must teach, give them to --pipeline.teacher-splats"):
+        train(asked)
+
+
+def test_cameras_without_photos_must_be_sound(make_config, tmp_path):
+    splats = cloud()
+    folder = write_capture(tmp_path / "scene", splats)
+    shutil.rmtree(folder / "photos")
+    meta = json.loads((folder / "transforms.json").read_text())
+    meta["k1"] = -9.0
+    (folder / "transforms.json").write_text(json.dumps(meta))
+    path = write_ply(tmp_path / "scene.ply", fields(splats))
+    with pytest.raises(UserError, match="the lens distortion of its camera cannot be undone"):
+        train(splat_config(make_config, tmp_path, folder, teacher_splats=path))
 
 
 def pipeline_checkpoint(config_path):
