@@ -58,10 +58,12 @@ def with_volume_in_half(graph: G) -> G:
     return halved
 
 
-def sample(picture: Float[Tensor, "1 c h w"], x: Tensor, y: Tensor) -> Float[Tensor, "1 c points rays"]:
+class Sample(nn.Module):
     """A picture at places (1, points, rays, 1), -1..1 from the middle of its first pixel to that of its last."""
-    places = torch.cat([x, y], dim=3)
-    return functional.grid_sample(picture, places, mode="bilinear", padding_mode="border", align_corners=True)
+
+    def forward(self, picture: Float[Tensor, "1 c h w"], x: Tensor, y: Tensor) -> Float[Tensor, "1 c points rays"]:
+        places = torch.cat([x, y], dim=3)
+        return functional.grid_sample(picture, places, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 class PointGraph(nn.Module):
@@ -102,7 +104,7 @@ class ProposalGraph(nn.Module):
         super().__init__()
         volume = cast(Volume, student.volume)
         shape, edges = volume.shape, student.bin_edges().detach().cpu()
-        self.points = PointGraph(volume, student.is_contracted())
+        self.points, self.sample = PointGraph(volume, student.is_contracted()), Sample()
         self.bins, self.count, self.first = shape.density_bins, shape.volume_points, float(edges[0])
         self.cells = shape.density_cells
         self.tiles = math.ceil(math.sqrt(self.cells))
@@ -133,7 +135,7 @@ class ProposalGraph(nn.Module):
         across = x + (slice_ - row * self.tiles) * self.cells
         down = y + row * self.cells
         places = across * (2 / (side - 1)) - 1.0, down * (2 / (side - 1)) - 1.0
-        near, far = sample(self.pairs(), *places).split(1, dim=1)
+        near, far = self.sample(self.pairs(), *places).split(1, dim=1)
         share = (z - slice_).reshape(near.shape)
         return (near + (far - near) * share).reshape(1, self.bins, -1)
 
@@ -165,7 +167,7 @@ class VolumeGraph(nn.Module):
         self.fine = RayGraph(student, view, config.volume_rays)
         self.block = config.volume_rays // config.density_rays
         self.proposals = ProposalGraph(student)
-        self.points = PointGraph(volume, student.is_contracted())
+        self.points, self.sample = PointGraph(volume, student.is_contracted()), Sample()
         self.count = config.volume_points
         self.levels = len(volume.planes)
         for level, planes in enumerate(volume.planes):
@@ -196,7 +198,7 @@ class VolumeGraph(nn.Module):
         levels = []
         for level in range(self.levels):
             front, floor, side = (getattr(self, f"plane_{level}_{axis}")() for axis in range(3))
-            levels.append(sample(front, x, y) + sample(floor, x, z) + sample(side, y, z))
+            levels.append(self.sample(front, x, y) + self.sample(floor, x, z) + self.sample(side, y, z))
         values = self.values(functional.relu(self.hidden(torch.cat(levels, dim=1))))
         density, features = values.split([1, values.shape[1] - 1], dim=1)
         optical = optical[:, None] * density.clamp(-STEEPEST, STEEPEST).exp()

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from mobiler2l_ns.export.formats.coreml.quiet import quiet
 from mobiler2l_ns.export.graph import Graph
+from mobiler2l_ns.export.volume_graph import with_volume_in_half
 
 OUTPUT, ALPHA = "image", "alpha"
 NAMESPACE = "com.github.apple.coremltools"  # where coremltools itself notes versions
@@ -130,8 +131,9 @@ def _convert(graph: Graph, precision: Precision, target: Any) -> Any:
     half = precision != "fp32"
     # With the encoding outside, nothing needs float32: the input itself is half, and no cast is left in the graph.
     encoded = np.float16 if half and graph.contract != "pose" else np.float32
+    _register_widening()
     return ct.convert(
-        _export(graph),
+        _export(with_volume_in_half(graph) if half else graph),
         inputs=[ct.TensorType(name=i.name, shape=i.shape, dtype=encoded) for i in graph.inputs],
         outputs=[ct.ImageType(name=OUTPUT, color_layout=ct.colorlayout.RGB)]
         + [ct.ImageType(name=ALPHA, color_layout=ct.colorlayout.GRAYSCALE)] * graph.alpha,
@@ -140,6 +142,22 @@ def _convert(graph: Graph, precision: Precision, target: Any) -> Any:
         compute_precision=_network_in_half(graph.contract) if half else ct.precision.FLOAT32,
         skip_model_load=True,  # on macOS, do not compile what is not run here
     )
+
+
+def _register_widening() -> None:
+    """Let coremltools know the operation by which the volume's tables are stored as float16; once is enough."""
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
+    from coremltools.converters.mil.mil import Builder
+
+    if _TORCH_OPS_REGISTRY.get_func("widen") is not None:
+        return
+
+    @register_torch_op(torch_alias=["mobiler2l::widen"])
+    def widen(context: Any, node: Any) -> None:
+        (values,) = _get_inputs(context, node, expected=1)
+        mb: Any = Builder
+        context.add(mb.constexpr_cast(source_val=values.val, output_dtype="fp32", name=node.name))
 
 
 def _network_in_half(contract: str) -> Any:

@@ -45,6 +45,7 @@ from mobiler2l_ns.export.formats.litert.extra import EXTRA
 from mobiler2l_ns.export.formats.litert.file import pack, read
 from mobiler2l_ns.export.formats.litert.quiet import quiet
 from mobiler2l_ns.export.formats.litert.runner import OUTPUT, SIGNATURE
+from mobiler2l_ns.export.formats.litert.volume import WithTables, store
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic")
 QUANTISED = ("CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
@@ -79,9 +80,13 @@ def convert_many(
         raise UserError(f"LiteRT packages are {', '.join(PRECISIONS)}, not {precision}")
     with quiet():
         converter = EXTRA.load("litert_torch")  # its `signature` makes a converter, that one's adds to it
+        tables = {}
         for name, (graph, inputs) in graphs.items():
-            layout = _ChannelsLast(graph).eval()
-            examples = tuple(torch.ones(_channels_last(wanted.shape)) for wanted in inputs)
+            whole = WithTables(graph, len(inputs))
+            tables[name] = whole.tables
+            layout = _ChannelsLast(whole).eval()
+            shapes = [wanted.shape for wanted in inputs] + [table.shape for table in whole.tables]
+            examples = tuple(torch.ones(_channels_last(shape)) for shape in shapes)
             converter = converter.signature(name, layout, examples)
         with torch.no_grad():
             content = bytes(converter.convert().model_content())
@@ -89,6 +94,7 @@ def convert_many(
             content = _quantise(content, precision)
         model = read(content)
     for signature in model.signatureDefs:
+        store(model, signature, tables[signature.signatureKey.decode()], precision != "fp32")
         names = [wanted.name for wanted in graphs[signature.signatureKey.decode()][1]]
         for tensor in signature.inputs:
             tensor.name = names[int(re.fullmatch(r"args_(\d+)", tensor.name.decode())[1])]  # type: ignore[index]
