@@ -28,7 +28,7 @@ def make_student(sphere=False, width_of_body=24, height=44, width=60, **config) 
             nn.init.normal_(module.bias, std=0.2)
     # Strong colours, so that a wrong picture is far away.
     nn.init.normal_(student.network.out[0].weight, std=2.0)  # type: ignore[union-attr,arg-type]
-    if student.volume is not None:
+    if student.config.volume_rays > 1:
         nn.init.normal_(student.network.lateral.weight, std=0.2)
     poses = torch.eye(4)[:3].repeat(8, 1, 1)
     poses[:, :, 3] = torch.randn(8, 3) + torch.tensor([0.0, 0.0, 4.0])
