@@ -32,7 +32,8 @@ def make_rgba_student():
 
 def write_page(student, folder, precision: web_package.Precision = "fp16"):
     """A web package of all of a student's pitches, without its proof, and its server."""
-    web_package.convert({"main": PoseToImage(student).eval()}, folder, precision, {})
+    graphs = {f"pitch_{p:g}": PoseToImage(student, pitch=p).eval() for p in student.config.pitches}
+    web_package.convert(graphs, folder, precision, {})
     views = [manifest.describe_view(f"pitch_{p:g}", student.view(p), p) for p in student.config.pitches]
     manifest.write_inside(folder, student, views)
     web_package.seal(folder)

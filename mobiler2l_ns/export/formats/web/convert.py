@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mobiler2l_ns.export.formats.web.kernels import assemble
 from mobiler2l_ns.export.formats.web.network import NetworkLayers, Precision
+from mobiler2l_ns.export.formats.web.volume import add_volume
 from mobiler2l_ns.export.graph import Graph, PoseToImage
 
 NETWORK = "network.json"
@@ -34,6 +35,8 @@ def convert(graphs: Mapping[str, Graph], path: Path, precision: Precision, metad
     graph = next(iter(graphs.values()))
     assert isinstance(graph, PoseToImage)
     layers = NetworkLayers(graph.network, precision)
+    volumes = {name: each.volume for name, each in graphs.items() if isinstance(each, PoseToImage) and each.volume}
+    volume, shape = add_volume(layers, graph.network.config.volume_rays, volumes) if volumes else (None, None)
     data = b"".join(layers.chunks)
     described = {
         **metadata,
@@ -43,12 +46,13 @@ def convert(graphs: Mapping[str, Graph], path: Path, precision: Precision, metad
         "registers": [layers.registers[number] for number in range(len(layers.registers))],
         "picture": layers.picture,
         "operations": layers.operations,
+        "volume": volume,
     }
     path.mkdir()
     (path / WEIGHTS).write_bytes(data)
     (path / NETWORK).write_text(json.dumps(described) + "\n", encoding="utf8")
     for name, fused in (("kernels.wasm", False), ("kernels-fma.wasm", True)):
-        (path / name).write_bytes(assemble(fused))
+        (path / name).write_bytes(assemble(fused, shape))
     for source in files("mobiler2l_ns.export.formats.web").joinpath("page").iterdir():
         (path / source.name).write_bytes(source.read_bytes())
 

@@ -28,42 +28,62 @@ class NetworkLayers:
         self.registers: dict[int, tuple[int, int]] = {}  # channels, pixels a ray each way
         self._add_network(network)
 
-    def _append(self, values: NDArray[np.float32]) -> int:
+    def append(self, values: NDArray[np.float32]) -> int:
         """Index of values in the array; each begins at a multiple of eight."""
-        start, data = self.values, values.astype(self.dtype).tobytes()
-        self.chunks.append(data)
-        self.values += values.size
+        start = self.values
+        filled = np.pad(values.astype(self.dtype).ravel(), (0, -values.size % 8))
+        self.chunks.append(filled.tobytes())
+        self.values += filled.size
         return start
+
+    def append_linear(self, weight: NDArray[np.float32], bias: NDArray[np.float32], inputs: int) -> dict[str, int]:
+        """A linear map (outputs, inputs) of pixels that have ``inputs`` channels, filled up."""
+        outputs = _eights(len(weight))
+        weight = np.pad(weight, [(0, outputs - len(weight)), (0, inputs - weight.shape[1])])
+        packed = weight.reshape(outputs // 8, 8, inputs).transpose(0, 2, 1)
+        bias = np.pad(bias, (0, outputs - len(bias)))
+        return {"inputs": inputs, "outputs": outputs, "weights": self.append(packed), "bias": self.append(bias)}
 
     def _layer(
         self, module: nn.Module, activation: str, source: int, target: int, scale: int, added: int | None = None
     ) -> None:
-        """Append a layer: a linear map of each pixel, or a transposed convolution."""
-        weight, bias = (cast(Tensor, module.get_parameter(name)).detach().numpy() for name in ("weight", "bias"))
-        stride = 1
-        if isinstance(module, nn.ConvTranspose2d):
-            stride = module.stride[0]
-            weight = weight.transpose(2, 3, 0, 1)  # kernel rows and columns, inputs, outputs
+        """Append a layer: a linear map of each pixel, or of each square patch of pixels, or a transposed convolution.
+        ``scale`` is that of the pixels it is computed for, before they are enlarged."""
+        weight = cast(Tensor, module.get_parameter("weight")).detach().numpy()
+        bias = getattr(module, "bias", None)
+        bias = np.zeros(len(weight), np.float32) if bias is None else bias.detach().numpy()
+        transposed = isinstance(module, nn.ConvTranspose2d)
+        inputs, outputs = self.registers[source][0], _eights(weight.shape[1 if transposed else 0])
+        if not transposed:
+            # (kernel rows, kernel columns, inputs, outputs); the channels of a row of the kernel go together.
+            weight = weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1))).transpose(2, 3, 1, 0)
         else:
-            weight = weight.reshape(*weight.shape[:2]).T[None, None]
-        inputs, outputs = (8 * math.ceil(count / 8) for count in weight.shape[2:])
+            weight = weight.transpose(2, 3, 0, 1)
         weight = np.pad(weight, [(0, 0), (0, 0), (0, inputs - weight.shape[2]), (0, outputs - weight.shape[3])])
         bias = np.pad(bias, (0, outputs - len(bias)))
-        # What an output pixel of each phase (its place in its block of stride x stride) takes from which neighbour:
-        # along each axis, tap t looks t pixels away, up for phase 0 and down for phase 1, with this row of the kernel.
-        taps = 2 if stride == 2 else 1
-        rows = [
-            [phase + 1 - 2 * tap * (2 * phase - 1) if taps == 2 else phase for tap in range(taps)]
-            for phase in range(stride)
-        ]
-        packed = [
-            weight[rows[down][tap_down], rows[across][tap_across]].reshape(inputs, outputs // 8, 8).transpose(1, 0, 2)
-            for down in range(stride)
-            for across in range(stride)
-            for tap_down in range(taps)
-            for tap_across in range(taps)
-        ]
-        self.registers.setdefault(source, (inputs, scale))
+        stride, patch, taps = 1, 1, 1
+        if transposed:
+            stride = module.stride[0]
+            # What an output pixel of each phase (its place in its block of stride x stride) takes from which neighbour:
+            # along each axis, tap t looks t pixels away, up for phase 0 and down for phase 1, with this row of the
+            # kernel.
+            taps = 2 if stride == 2 else 1
+            rows = [
+                [phase + 1 - 2 * tap * (2 * phase - 1) if taps == 2 else phase for tap in range(taps)]
+                for phase in range(stride)
+            ]
+            matrices = [
+                weight[rows[down][tap_down], rows[across][tap_across]]
+                for down in range(stride)
+                for across in range(stride)
+                for tap_down in range(taps)
+                for tap_across in range(taps)
+            ]
+        else:
+            patch = len(weight)
+            inputs *= patch
+            matrices = list(weight.reshape(patch, inputs, outputs))
+        packed = [matrix.reshape(inputs, outputs // 8, 8).transpose(1, 0, 2) for matrix in matrices]
         self.registers[target] = (outputs, scale * stride)
         self.operations.append(
             {
@@ -75,9 +95,10 @@ class NetworkLayers:
                 "outputs": outputs,
                 "stride": stride,
                 "taps": taps,
+                "patch": patch,
                 "activation": activation,
-                "weights": self._append(np.stack(packed)),
-                "bias": self._append(bias),
+                "weights": self.append(np.stack(packed)),
+                "bias": self.append(bias),
                 "scale": scale,
             }
         )
@@ -90,36 +111,52 @@ class NetworkLayers:
         self.registers[number := len(self.registers)] = (channels, scale)
         return number
 
-    def _blocks(self, blocks: nn.Module, current: int, scale: int, activation: str, kept: int = -1) -> int:
+    def _blocks(self, blocks: nn.Module, current: int, scale: int, activation: str, *kept: int) -> int:
         for block in cast(nn.Sequential, blocks):
             first, last = (
                 m for m in cast(ResidualBlock, block).body if not isinstance(m, (nn.GELU, nn.ReLU, nn.Identity))
             )
             channels, _ = self.registers[current]
-            hidden = 8 * math.ceil(first.get_parameter("weight").shape[0] / 8)
-            middle = self._fresh(hidden, scale, current, kept)
-            target = self._fresh(channels, scale, current, kept, middle)
+            hidden = _eights(first.get_parameter("weight").shape[0])
+            middle = self._fresh(hidden, scale, current, *kept)
+            target = self._fresh(channels, scale, current, *kept, middle)
             self._layer(first, activation, current, middle, scale)
             self._layer(last, "none", middle, target, scale, current)
             current = target
         return current
 
     def _add_network(self, network: StudentNetwork) -> None:
-        activation = network.config.activation
-        self.registers[0] = (8 * math.ceil(network.config.input_channels / 8), 1)
-        features = 1
-        self._layer(network.head[0], activation, 0, features, 1)
-        deep = self._blocks(network.body[: network.active_blocks], features, 1, activation, features)
-        current = self._fresh(self.registers[deep][0], 1, deep, features)
-        self.operations.append({"kind": "sum", "from": deep, "add": features, "to": current})
+        config = network.config
+        activation, rays = config.activation, config.volume_rays
+        self.registers[0] = (_eights(config.input_channels), 1)
+        seen, added = -1, None  # what the volume shows
+        width = _eights(network.head[0].get_parameter("weight").shape[0])
+        if rays:
+            seen = self._fresh(-(-config.feature_channels // 4) * 4, rays, 0)
+            self.operations.append({"kind": "volume", "to": seen})
+            added = self._fresh(width, 1, 0, seen)
+            self._layer(network.patches, "none", seen, added, 1)
+        shallow = self._fresh(width, 1, 0, seen, *() if added is None else (added,))
+        self._layer(network.head[0], activation, 0, shallow, 1, added)
+        kept = (shallow, seen) if rays > 1 else (shallow,)
+        deep = self._blocks(network.body[: network.active_blocks], shallow, 1, activation, *kept)
+        current = self._fresh(self.registers[deep][0], 1, deep, *kept)
+        self.operations.append({"kind": "sum", "from": deep, "add": shallow, "to": current})
         scale = 1
         for stage in network.super_resolution:
             up = cast(SuperResolution, stage).up
-            scale_up = scale * up.stride[0]
-            target = self._fresh(8 * math.ceil(up.out_channels / 8), scale_up)
-            self._layer(up, "none", current, target, scale)
+            scale_up, channels, lateral = scale * up.stride[0], _eights(up.out_channels), None
+            if scale_up == rays:
+                lateral = self._fresh(channels, rays, seen)
+                self._layer(network.lateral, "none", seen, lateral, rays)
+            target = self._fresh(channels, scale_up, seen, *() if lateral is None else (lateral,))
+            self._layer(up, "none", current, target, scale, lateral)
             scale = scale_up
             current = self._blocks(cast(SuperResolution, stage).blocks, target, scale, activation)
         picture = self._fresh(8, scale, current)
         self._layer(network.out[0], "sigmoid", current, picture, scale)
         self.picture = picture
+
+
+def _eights(count: int) -> int:
+    return 8 * math.ceil(count / 8)

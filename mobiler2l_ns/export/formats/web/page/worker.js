@@ -2,11 +2,12 @@
 
 import { encode } from "./encoding.js";
 import { fromHalf } from "./model.js";
+import { Volume } from "./volume.js";
 
 const CHUNK = 64; // pixels that go through a layer together, so that they stay in the cache
 const ACTIVATIONS = { none: 0, relu: 1, gelu: 2, sigmoid: 3 };
 
-let manifest, network, memory, kernels, values, zeros, registersAt;
+let manifest, network, memory, kernels, values, volume, zeros, registersAt;
 
 async function start(model) {
   ({ manifest, network } = model);
@@ -17,30 +18,52 @@ async function start(model) {
   memory = new WebAssembly.Memory({ initial: Math.ceil(registersAt / 65536) + 1 });
   new Float32Array(memory.buffer).set(values);
   values = null;
+  if (network.volume) {
+    volume = new Volume(manifest, network, memory, registersAt);
+    registersAt = volume.end;
+    reach(registersAt);
+    volume.fill();
+  }
   kernels = (await WebAssembly.instantiate(model.module, { env: { memory } })).exports;
 }
 
-// Addresses of the registers for a strip; memory grows to hold them.
-function layout(rows, columns) {
-  let at = registersAt;
+// Let the memory hold all until an address.
+function reach(end) {
+  const missing = end - memory.buffer.byteLength;
+  if (missing > 0) memory.grow(Math.ceil(missing / 65536));
+}
+
+// Addresses of the registers for a strip, from an address on.
+function layout(rows, columns, at) {
   const places = network.registers.map(([channels, scale]) => {
     const place = at;
     at += 4 * channels * scale * scale * rows * columns;
     return place;
   });
-  const missing = at - memory.buffer.byteLength;
-  if (missing > 0) memory.grow(Math.ceil(missing / 65536));
+  reach(at);
   return places;
 }
 
 function layer(operation, places, rows, columns) {
-  const { inputs, outputs, stride, taps, scale } = operation;
+  const { inputs, outputs, stride, taps, patch, scale } = operation;
   const [height, width] = [rows * scale, columns * scale];
   const [from, to] = [places[operation.from], places[operation.to]];
   const added = operation.add === null ? 0 : places[operation.add];
   const kind = ACTIVATIONS[operation.activation];
   const [weights, bias] = [4 * operation.weights, 4 * operation.bias];
   const [inStep, outStep] = [4 * inputs, 4 * outputs];
+  if (patch > 1) {
+    // Row after row of the patches' pixels, those of a patch's row together.
+    for (let y = 0; y < height; y++) {
+      const out = to + y * width * outStep;
+      for (let down = 0; down < patch; down++) {
+        const x = from + (y * patch + down) * width * inStep, matrix = weights + 4 * down * inputs * outputs;
+        kernels.multiply(x, inStep, matrix, down ? zeros : bias, down ? out : added, out, outStep, width, inputs, outputs);
+      }
+      if (kind) kernels.activate(out, width * outputs, kind);
+    }
+    return;
+  }
   if (stride === 1) {
     for (let first = 0; first < height * width; first += CHUNK) {
       const count = Math.min(CHUNK, height * width - first);
@@ -63,8 +86,9 @@ function layer(operation, places, rows, columns) {
           for (let y = Math.max(0, -dy); y < Math.min(height, height - dy); y++) {
             const x = from + ((y + dy) * width + left + dx) * inStep;
             const out = to + ((y * stride + down) * width * stride + left * stride + across) * outStep;
+            const plus = isFirst ? added && added + out - to : out;
             kernels.multiply(
-              x, inStep, matrix, isFirst ? bias : zeros, isFirst ? 0 : out, out, stride * outStep, right - left, inputs, outputs);
+              x, inStep, matrix, isFirst ? bias : zeros, plus, out, stride * outStep, right - left, inputs, outputs);
           }
           matrix += 4 * inputs * outputs;
         }
@@ -87,12 +111,15 @@ function halo() {
 function strip({ view, pose, intrinsics, first, count, floats }) {
   const from = Math.max(0, first - halo()), until = Math.min(view.rows, first + count + halo());
   const rows = until - from, columns = view.columns;
-  const places = layout(rows, columns);
+  const looking = volume?.layout(view, registersAt);
+  const places = layout(rows, columns, looking?.end ?? registersAt);
   const [channels] = network.registers[0];
   encode(manifest, view, pose, intrinsics, from, rows, channels, new Float32Array(memory.buffer, places[0], rows * columns * channels));
   for (const operation of network.operations) {
     if (operation.kind === "layer") {
       layer(operation, places, rows, columns);
+    } else if (operation.kind === "volume") {
+      volume.composite(kernels, looking, view, pose, intrinsics, from, rows, places[operation.to]);
     } else {
       const [wide, scale] = network.registers[operation.to];
       kernels.sum(places[operation.from], places[operation.add], places[operation.to], wide * scale * scale * rows * columns);
