@@ -40,7 +40,7 @@ def make_students(variant: str):
     return students
 
 
-@pytest.mark.parametrize("engine", ["wasm"])
+@pytest.mark.parametrize("engine", ["wasm", "webgpu"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_page_looks_the_volume_up(variant, engine, tmp_path, browser):
     student, blind = make_students(variant)
@@ -57,7 +57,7 @@ def test_the_page_looks_the_volume_up(variant, engine, tmp_path, browser):
     server.shutdown()
 
 
-@pytest.mark.parametrize("engine", ["wasm"])
+@pytest.mark.parametrize("engine", ["wasm", "webgpu"])
 def test_tables_in_half_precision_give_the_picture(engine, tmp_path, browser):
     student = make_student(**VOLUMES["sphere"])
     server = write_page(student, tmp_path / "page", "fp16")

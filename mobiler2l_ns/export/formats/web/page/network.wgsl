@@ -14,7 +14,7 @@ struct Camera {
 struct Layer {
   inputs: u32, outputs: u32, rows: u32, columns: u32,
   stride: u32, taps: u32, activation: u32, adds: u32,
-  weights: u32, bias: u32, count: u32, unused: u32, // places in the array of weights, in vectors
+  weights: u32, bias: u32, count: u32, patches: u32, // places in the array of weights, in vectors; rows of a patch
 }
 
 @group(0) @binding(0) var<uniform> camera: Camera;
@@ -41,6 +41,31 @@ fn sine_cosine(angle: f32) -> vec2f {
   return both * select(vec2f(1.0), vec2f(-1.0), vec2<bool>(turn >= 2u, turn == 1u || turn == 2u));
 }
 
+struct Chord { start: vec3f, along: vec3f }
+
+// Where the points of the ray through a place of the picture lie: start + t * along.
+fn chord(pixel: vec2f) -> Chord {
+  let x = (pixel.x - camera.intrinsics.z) / camera.intrinsics.x;
+  let y = (camera.intrinsics.w - pixel.y) / camera.intrinsics.y;
+  var direction = (x * camera.right.xyz + y * camera.up.xyz - camera.back.xyz) / camera.sphere.w;
+  var origin = (camera.origin.xyz - camera.sphere.xyz) / camera.sphere.w;
+  if (camera.flags.x == 1u) {
+    let squared = dot(direction, direction);
+    origin -= dot(origin, direction) / squared * direction;
+    let inside = max(1.0 - dot(origin, origin), camera.settings.z * camera.settings.z);
+    direction *= sqrt(inside / squared);
+  }
+  return Chord(origin, direction);
+}
+
+// A point of it, through the scene contraction or not.
+fn point_at(ray: Chord, t: f32) -> vec3f {
+  let point = ray.start + t * ray.along;
+  if (camera.flags.y == 0u) { return point; }
+  let size = max(max(abs(point.x), abs(point.y)), max(abs(point.z), 1.0));
+  return point * ((2.0 - 1.0 / size) / size);
+}
+
 // One coordinate of one point of one ray: its sines, its cosines, itself. After the last point, the pitch and zeros.
 @compute @workgroup_size(64)
 fn encode(@builtin(global_invocation_id) id: vec3u) {
@@ -60,21 +85,7 @@ fn encode(@builtin(global_invocation_id) id: vec3u) {
     return;
   }
   let pixel = (vec2f(f32(ray % columns), f32(ray / columns)) + 0.5) * camera.settings.x;
-  let x = (pixel.x - camera.intrinsics.z) / camera.intrinsics.x;
-  let y = (camera.intrinsics.w - pixel.y) / camera.intrinsics.y;
-  var direction = (x * camera.right.xyz + y * camera.up.xyz - camera.back.xyz) / camera.sphere.w;
-  var origin = (camera.origin.xyz - camera.sphere.xyz) / camera.sphere.w;
-  if (camera.flags.x == 1u) {
-    let squared = dot(direction, direction);
-    origin -= dot(origin, direction) / squared * direction;
-    let inside = max(1.0 - dot(origin, origin), camera.settings.z * camera.settings.z);
-    direction *= sqrt(inside / squared);
-  }
-  var point = origin + places[scalar / 3u] * direction;
-  if (camera.flags.y == 1u) {
-    let size = max(max(abs(point.x), abs(point.y)), max(abs(point.z), 1.0));
-    point *= (2.0 - 1.0 / size) / size;
-  }
+  let point = point_at(chord(pixel), places[scalar / 3u]);
   let p = point[scalar % 3u];
   var angle = p;
   for (var f = 0u; f < frequencies; f += 1u) {
@@ -121,7 +132,8 @@ fn write(product: vec4f, pixel: u32, output: u32, phase: u32) {
 }
 
 // A 1x1 convolution, or a transposed one: each place (down, across) in a block of stride x stride outputs is a matrix
-// product of its own, over taps x taps neighbouring pixels. Sums of a tile are in h, sums of tiles in float32.
+// product of its own, over taps x taps neighbouring pixels. Or one of patches, over their rows, each of which is a pixel
+// of so many more channels. Sums of a tile are in h, sums of tiles in float32.
 @compute @workgroup_size(ACROSS, DOWN)
 fn convolve(
   @builtin(workgroup_id) group: vec3u,
@@ -139,17 +151,18 @@ fn convolve(
   let first = (group.y * groups.x + group.x) * PIXELS;
   let count = layer.rows * layer.columns;
   var s0 = vec4f(); var s1 = vec4f(); var s2 = vec4f(); var s3 = vec4f();
-  for (var tap = 0u; tap < layer.taps * layer.taps; tap += 1u) {
-    let dy = i32(tap / layer.taps) * (2 * i32(down) - 1);
+  let taps = layer.taps * layer.taps * layer.patches;
+  for (var tap = 0u; tap < taps; tap += 1u) {
+    let dy = select(i32(tap / layer.taps) * (2 * i32(down) - 1), i32(tap), layer.patches > 1u);
     let dx = i32(tap % layer.taps) * (2 * i32(across) - 1);
-    let matrix = layer.weights + (phase * layer.taps * layer.taps + tap) * layer.inputs * outputs;
+    let matrix = layer.weights + (phase * taps + tap) * layer.inputs * outputs;
     for (var begin = 0u; begin < inputs; begin += DEPTH) {
       for (var i = index; i < PIXELS * DEPTH; i += THREADS) {
         let pixel = first + i / DEPTH;
         let channel = begin + i % DEPTH;
-        let y = i32(pixel / layer.columns) + dy;
+        let y = i32(pixel / layer.columns * layer.patches) + dy;
         let x = i32(pixel % layer.columns) + dx;
-        let there = pixel < count && channel < inputs && y >= 0 && x >= 0 && y < i32(layer.rows) && x < i32(layer.columns);
+        let there = pixel < count && channel < inputs && y >= 0 && x >= 0 && y < i32(layer.rows * layer.patches) && x < i32(layer.columns);
         var value = vec4<h>();
         if (there) { value = source[(u32(y) * layer.columns + u32(x)) * inputs + channel]; }
         pixels_tile[i] = value;

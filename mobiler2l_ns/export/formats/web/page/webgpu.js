@@ -2,6 +2,7 @@
 // weights are in it.
 
 import { fromHalf, get } from "./model.js";
+import { VolumeShaders } from "./volume_shaders.js";
 
 const ACTIVATIONS = { none: 0, relu: 1, gelu: 2, sigmoid: 3 };
 const MOST_GROUPS = 32768; // along one axis of a dispatch
@@ -101,6 +102,9 @@ export class WebGPUEngine {
     const ready = await Promise.all([...made, ...convolve]);
     this.pipelines = Object.fromEntries(names.map((name, i) => [name, ready[i]]));
     this.convolve = new Map(threads.map((count, i) => [count, ready[names.length + i]]));
+    if (!network.volume) return;
+    const [threadsOfAny] = threads, code = `${prefix}const ACROSS = ${threadsOfAny}u;\nconst DOWN = ${64 / threadsOfAny}u;\n${source}`;
+    this.volume = await VolumeShaders.create(this, code);
   }
 
   filled(data, usage) {
@@ -138,6 +142,10 @@ export class WebGPUEngine {
     const spread = (count) => [Math.min(count, MOST_GROUPS), Math.ceil(count / MOST_GROUPS)];
     for (const operation of network.operations) {
       const [source, target] = [registers[operation.from], registers[operation.to]];
+      if (operation.kind === "volume") {
+        steps.push(...this.volume.steps(view, target, spread));
+        continue;
+      }
       const add = operation.add === null ? nothing : registers[operation.add];
       if (operation.kind === "sum") {
         const count = sizes[operation.to] / bytes / 4;
@@ -146,11 +154,11 @@ export class WebGPUEngine {
         steps.push({ pipeline: pipelines.sum, group, groups: [...spread(Math.ceil(count / 64)), 1] });
         continue;
       }
-      const { inputs, outputs, stride, taps, scale } = operation;
+      const { inputs, outputs, stride, taps, patch, scale } = operation;
       const [rows, columns] = [view.rows * scale, view.columns * scale];
       const numbers = this.filled(new Uint32Array([
         inputs, outputs, rows, columns, stride, taps, ACTIVATIONS[operation.activation], operation.add === null ? 0 : 1,
-        operation.weights / 4, operation.bias / 4, 0, 0,
+        operation.weights / 4, operation.bias / 4, 0, patch,
       ]), UNIFORM);
       const pipeline = this.convolve.get(across(outputs));
       const group = this.group(pipeline, { 3: numbers, 4: source, 5: this.weights, 6: add, 7: target });
