@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from mobiler2l_ns import __version__
-from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.errors import UserError, unwritable
 from mobiler2l_ns.export import manifest
 from mobiler2l_ns.export.clients import page as clients
 from mobiler2l_ns.export.contract import CONTRACTS, MANIFEST, Contract
@@ -28,6 +29,7 @@ from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
 
 UNFINISHED = ".unfinished-"
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """Begins the name of the folder that an export works in."""
 
 
@@ -168,6 +170,14 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
     )
 
 
+def _keep(file: Path, copy: Path) -> None:
+    """Have a file under a second name: by a link, where the file system has them."""
+    try:
+        copy.hardlink_to(file)
+    except OSError:
+        shutil.copy2(file, copy)
+
+
 def _move_in(work: Path, names: Sequence[str], output_dir: Path) -> None:
     """Move files and folders to their place, all or none: what stood there goes to the work folder, and comes back if
     anything fails."""
@@ -177,6 +187,11 @@ def _move_in(work: Path, names: Sequence[str], output_dir: Path) -> None:
     try:
         for name in names:
             begun.append(name)
+            if (output_dir / name).is_file() and (work / name).is_file():
+                # At no moment is there no file, or half of one, under its name.
+                _keep(output_dir / name, replaced / name)
+                (work / name).replace(output_dir / name)
+                continue
             if (output_dir / name).exists():
                 (output_dir / name).rename(replaced / name)
             (work / name).rename(output_dir / name)
@@ -185,7 +200,7 @@ def _move_in(work: Path, names: Sequence[str], output_dir: Path) -> None:
             if not (work / name).exists():
                 (output_dir / name).rename(work / name)
             if (replaced / name).exists():
-                (replaced / name).rename(output_dir / name)
+                (replaced / name).replace(output_dir / name)
         raise
 
 
@@ -270,6 +285,10 @@ def _write_all(
         left = manifest.write(work / MANIFEST, student, files, reference.psnr_photos(), described)
         clients.write(work / MANIFEST)
         _move_in(work, [*(file.path for file in files), clients.NAME, MANIFEST], output_dir)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise unwritable(output_dir, error, "export again") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return files, left

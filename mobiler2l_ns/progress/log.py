@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mobiler2l_ns.errors import unwritable
 from mobiler2l_ns.progress.phases import Phase, PhasePlan
 
 FILE = "progress.jsonl"
@@ -140,8 +141,11 @@ class RunLog:
             return
         record = {"event": event, "step": step, "phase": self.plan.at(step).value, "seconds": round(self.seconds(), 3)}
         record.update({name: _finite(value) for name, value in facts.items()})
-        with self._path.open("a", encoding="utf8") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self._path.open("a", encoding="utf8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise unwritable(self._path, error, f"resume with --load-dir {self._path.parent}") from error
 
     def begin_phase(self, step: int) -> None:
         """The phase of a step begins, or goes on in this process, with its preparations."""

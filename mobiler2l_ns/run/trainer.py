@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from torch.cuda.amp import GradScaler
 from torch.optim.lr_scheduler import LambdaLR
 
 from mobiler2l_ns import devices
-from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.errors import UserError, unwritable
 from mobiler2l_ns.export.proof_photos import record_proof_photos
 from mobiler2l_ns.progress.log import FILE
 from mobiler2l_ns.progress.phases import Phase
@@ -31,6 +33,8 @@ from mobiler2l_ns.run.pipeline import MobileR2LPipeline, MobileR2LPipelineConfig
 from mobiler2l_ns.run.schedule import StudentSchedulerConfig
 from mobiler2l_ns.saved_run import newest_checkpoint, read_checkpoint
 from mobiler2l_ns.student.network import StudentNetwork
+
+TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "unexpected pos", "cannot be opened", "does not exist")
 
 
 @dataclass
@@ -51,7 +55,10 @@ class MobileR2LTrainerConfig(TrainerConfig):
 
     def save_config(self) -> None:
         self.pipeline.adopt_teacher()
-        super().save_config()
+        try:
+            super().save_config()
+        except OSError as error:
+            raise unwritable(self.get_base_dir(), error, "try again, or choose another --output-dir") from error
 
     def print_to_terminal(self) -> None:
         """The plan of the run; its several hundred settings are in its config.yml."""
@@ -213,14 +220,20 @@ class MobileR2LTrainer(Trainer):
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint beside the checkpoint folder, then move it in: a kill leaves the previous one whole."""
-        folder, self.checkpoint_dir = self.checkpoint_dir, self.base_dir / ".unfinished_checkpoint"
+        folder, written = self.checkpoint_dir, self.base_dir / ".unfinished_checkpoint"
+        self.checkpoint_dir = written
         try:
             super().save_checkpoint(step)
-            written = self.checkpoint_dir
+            if written.exists():
+                self._publish(written, folder)
+        except (OSError, RuntimeError) as error:
+            # torch tells of a full disk by a RuntimeError of its writer's.
+            if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_CANNOT_WRITE):
+                raise
+            shutil.rmtree(written, ignore_errors=True)
+            raise unwritable(folder, error, f"resume with --load-dir {shlex.quote(str(self.base_dir))}") from error
         finally:
             self.checkpoint_dir = folder
-        if written.exists():
-            self._publish(written, folder)
 
     def _publish(self, written: Path, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
