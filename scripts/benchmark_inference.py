@@ -131,7 +131,7 @@ def main() -> None:
     from mobiler2l_ns.export.formats import all_formats
     from mobiler2l_ns.export.graph import graph_of
     from mobiler2l_ns.export.manifest import digests
-    from mobiler2l_ns.student.network import measure_cost
+    from mobiler2l_ns.student.cost import measure_cost
 
     console = Console()
     names = list(dict.fromkeys([BASELINE, *arguments.methods]))

@@ -71,7 +71,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mobiler2l_ns.student.network import measure_cost
+    from mobiler2l_ns.student.cost import measure_cost
 
     race = Race(arguments)
     size = arguments.timed_size

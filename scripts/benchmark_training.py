@@ -118,7 +118,7 @@ def main() -> None:
     from mobiler2l_ns.devices import multiplies_bfloat16
     from mobiler2l_ns.plugin import methods
     from mobiler2l_ns.student.config import StudentConfig
-    from mobiler2l_ns.student.network import measure_cost
+    from mobiler2l_ns.student.cost import measure_cost
 
     device, size = arguments.device, arguments.size
     torch.backends.cudnn.benchmark = True  # as ns-train does

@@ -33,7 +33,7 @@ def main() -> None:
     from mobiler2l_ns.errors import UserError
     from mobiler2l_ns.plugin import methods
     from mobiler2l_ns.run.opening import open_distilled, student_of
-    from mobiler2l_ns.student.network import measure_cost
+    from mobiler2l_ns.student.cost import measure_cost
 
     try:
         if arguments.load_config is not None:

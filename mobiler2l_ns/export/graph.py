@@ -74,7 +74,7 @@ class PoseToImage(nn.Module):
         self.contracted = student.is_contracted()
         self.several_pitches, self.alpha = len(config.pitches) > 1, config.alpha
         self.rays = RayGraph(student, view)
-        self.volume = None if student.volume is None else VolumeGraph(student, view)
+        self.volume = None if student.volume is None else VolumeGraph(student, view, pitch)
         self.network = fold_batch_norms(student.network)
         self.register_buffer("t_values", student.t_values().detach().cpu().reshape(1, -1, 1, 1))
         self.register_buffer("frequencies", 2.0 ** torch.arange(config.num_frequencies).float().reshape(1, 1, -1, 1))

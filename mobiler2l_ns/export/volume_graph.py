@@ -160,12 +160,13 @@ class ProposalGraph(nn.Module):
 class VolumeGraph(nn.Module):
     """Composited features of a view; equal to ``Student.composite`` of its low-resolution rays."""
 
-    def __init__(self, student: Student, view: PictureGeometry) -> None:
+    def __init__(self, student: Student, view: PictureGeometry, pitch: float = 1.0) -> None:
         super().__init__()
         volume, config = cast(Volume, student.volume), student.config
-        self.coarse = RayGraph(student, view, config.density_rays)
+        rays = student.density_rays(pitch)
+        self.coarse = RayGraph(student, view, rays)
         self.fine = RayGraph(student, view, config.volume_rays)
-        self.block = config.volume_rays // config.density_rays
+        self.block = config.volume_rays // rays
         self.proposals = ProposalGraph(student)
         self.points, self.sample = PointGraph(volume, student.is_contracted()), Sample()
         self.count = config.volume_points
@@ -188,6 +189,18 @@ class VolumeGraph(nn.Module):
         grid = values.reshape(1, self.count, self.coarse.rows, self.coarse.columns)
         return functional.interpolate(grid, scale_factor=float(self.block), mode="nearest").flatten(2)
 
+    def planes(self, level: int) -> tuple[Float[Tensor, "1 c h w"], ...]:
+        """The planes (x, y), (x, z) and (y, z) of a level."""
+        return tuple(getattr(self, f"plane_{level}_{axis}")() for axis in range(3))
+
+    def values_at(self, x: Tensor, y: Tensor, z: Tensor) -> Float[Tensor, "1 values k rays"]:
+        """Density and features at places (1, k, rays, 1) in units of the box."""
+        levels = []
+        for level in range(self.levels):
+            front, floor, side = self.planes(level)
+            levels.append(self.sample(front, x, y) + self.sample(floor, x, z) + self.sample(side, y, z))
+        return self.values(functional.relu(self.hidden(torch.cat(levels, dim=1))))
+
     def forward(
         self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
     ) -> Float[Tensor, "1 f mh mw"]:
@@ -195,11 +208,7 @@ class VolumeGraph(nn.Module):
         t, optical = self.proposals(*self.coarse(camera_to_world, intrinsics))
         t, optical = self._finer(t), self._finer(optical)
         x, y, z = self.points(*self.fine(camera_to_world, intrinsics), t[..., None])
-        levels = []
-        for level in range(self.levels):
-            front, floor, side = (getattr(self, f"plane_{level}_{axis}")() for axis in range(3))
-            levels.append(self.sample(front, x, y) + self.sample(floor, x, z) + self.sample(side, y, z))
-        values = self.values(functional.relu(self.hidden(torch.cat(levels, dim=1))))
+        values = self.values_at(x, y, z)
         density, features = values.split([1, values.shape[1] - 1], dim=1)
         optical = optical[:, None] * density.clamp(-STEEPEST, STEEPEST).exp()
         weights = (optical - optical.cumsum(dim=2)).exp() * (1.0 - (-optical).exp())

@@ -16,7 +16,7 @@ from mobiler2l_ns.report.event_files import records_of_event_files
 from mobiler2l_ns.report.history import History
 from mobiler2l_ns.report.measure import Measured, measure
 from mobiler2l_ns.report.run import ReportedRun
-from mobiler2l_ns.student.network import StudentCost, measure_cost
+from mobiler2l_ns.student.cost import StudentCost, measure_cost
 
 
 @dataclass

@@ -60,8 +60,8 @@ class Distil(Learn):
             return
         batches = []
         for _ in range(PRUNING_BATCHES):
-            encoded = student.encode_rays(*run.datamanager.pseudo_batch().rays)
-            batches.append(channel_moments(student.network, encoded))
+            inputs, _ = student.network_inputs(*run.datamanager.pseudo_batch().rays)
+            batches.append(channel_moments(student.network, *inputs))
         moments = [torch.stack(of_block).mean(0) for of_block in zip(*batches, strict=True)]
         prune(student.network, distributed.mean_of_ranks(moments), macs, run.student_optimizer)
         student.compile_for(torch.device(run.model.device))

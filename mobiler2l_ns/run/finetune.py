@@ -44,7 +44,7 @@ class FineTune(Learn):
             CONSOLE.print("[yellow]The student's pictures hold NaN since before fine-tuning: its training has diverged")
             return
         run.log.selection(step, float(best.best))
-        run.model.student.network.load_state_dict(best.network.state_dict())
+        best.restore(run.model.student)
         CONSOLE.print(
             f"Selection photos: {float(best.before):.2f} dB before fine-tuning, {last:.2f} dB at its end, "
             f"{float(best.best):.2f} dB kept"

@@ -119,7 +119,7 @@ class Learn(TrainingPhase):
         run = self.run
         score = distributed.from_rank_0(self.look_at_selection_photos(step))
         if run.best_student is None:
-            run.best_student = BestStudent(run.model.student.network)
+            run.best_student = BestStudent(run.model.student)
         if score is not None:
-            run.best_student.consider(run.model.student.network, score)
+            run.best_student.consider(run.model.student, score)
         return score

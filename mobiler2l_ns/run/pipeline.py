@@ -261,7 +261,7 @@ class MobileR2LPipeline(VanillaPipeline):
         if self._trains:
             self._check_same_pictures(loaded_state)
         if any(name.startswith("best_student.") for name in loaded_state):
-            self.best_student = BestStudent(self.model.student.network)
+            self.best_student = BestStudent(self.model.student)
         super().load_pipeline(loaded_state, step)
 
     def _check_same_pictures(self, loaded_state: dict[str, Any]) -> None:

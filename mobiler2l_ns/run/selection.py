@@ -36,27 +36,40 @@ def selection_psnr(student: Student, photos: PhotoPool) -> float | None:
 
 
 class BestStudent(nn.Module):
-    """A copy of the best network so far, part of the checkpoint so that a resumed run still has it."""
+    """A copy of what the best student so far had learned, part of the checkpoint so that a resumed run still has it."""
 
     before: Tensor
     best: Tensor
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, student: Student) -> None:
         super().__init__()
-        self.network = deepcopy(network).requires_grad_(False)
+        self.network = deepcopy(student.network).requires_grad_(False)
+        self.volume = deepcopy(student.volume)
+        if self.volume is not None:
+            self.volume.requires_grad_(False)
         self.register_buffer("before", torch.tensor(-math.inf))
         self.register_buffer("best", torch.tensor(-math.inf))
 
     @property
     def is_known(self) -> bool:
-        """Whether any network had a score."""
+        """Whether any student had a score."""
         return math.isfinite(float(self.best))
 
-    def consider(self, network: nn.Module, score: float) -> None:
-        """Remember the network if its score is the best, which NaN never is; the first score counts as the one before
+    def consider(self, student: Student, score: float) -> None:
+        """Remember the student if its score is the best, which NaN never is; the first score counts as the one before
         fine-tuning."""
         if math.isinf(float(self.before)):
             self.before.fill_(score)
         if math.isfinite(score) and score > float(self.best):
             self.best.fill_(score)
-            self.network.load_state_dict(network.state_dict())
+            self._copy(student, self)
+
+    def restore(self, student: Student) -> None:
+        """Give the student back what the best one had learned."""
+        self._copy(self, student)
+
+    @staticmethod
+    def _copy(source: Student | BestStudent, target: Student | BestStudent) -> None:
+        target.network.load_state_dict(source.network.state_dict())
+        if source.volume is not None and target.volume is not None:
+            target.volume.load_state_dict(source.volume.state_dict())

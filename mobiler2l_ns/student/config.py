@@ -12,6 +12,8 @@ from typing import Literal
 
 from mobiler2l_ns.geometry.encoding import DepthSpacing, Jitter, encoding_channels
 
+CLOSE = 1.5
+"""Rays across a picture, for each cell across the coarse density, that are close enough to place points by."""
 Activation = Literal["gelu", "relu", "none"]
 
 
@@ -39,6 +41,20 @@ class VolumeShape:
     """Cells each way of the coarse density that places them."""
     density_bins: int = 48
     """Pieces of a ray in which it is looked up."""
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels that the volume gives the network at each of its rays: features and accumulation; 0 without one."""
+        return self.volume_features + 1 if self.volume_rays else 0
+
+    def placing_rays(self, blocks: float) -> int:
+        """Rays that points are placed for in the cell of a low-resolution ray, each way, where a picture is so many
+        cells wide or high."""
+        if self.density_rays is not None:
+            return self.density_rays
+        divisors = [rays for rays in range(1, self.volume_rays + 1) if self.volume_rays % rays == 0]
+        close = [rays for rays in divisors if blocks * rays >= CLOSE * self.density_cells]
+        return min(close, default=self.volume_rays)
 
 
 @dataclass
@@ -76,11 +92,6 @@ class NetworkShape(VolumeShape):
     533, 400 and 200 pixels. More than one adds an input channel, log2 of the pitch."""
 
     @property
-    def feature_channels(self) -> int:
-        """Channels that the volume gives the network at each of its rays: features and accumulation; 0 without one."""
-        return self.volume_features + 1 if self.volume_rays else 0
-
-    @property
     def input_channels(self) -> int:
         """Channels of the encoded rays: the encoding, and the pitch if there are several."""
         return encoding_channels(self.num_points, self.num_frequencies) + (len(self.pitches) > 1)
@@ -94,6 +105,23 @@ class NetworkShape(VolumeShape):
     def stride(self) -> int:
         """Output pixels per low-resolution ray and side."""
         return math.prod(self.strides)
+
+    def check_volume(self) -> None:
+        """See that the volume fits the network.
+
+        Raises:
+            ValueError: if its rays are not those of a map in the network, or its features do not hold a picture.
+        """
+        if not self.volume_rays:
+            return
+        scales = [math.prod(self.strides[:count]) for count in range(len(self.strides) + 1)]
+        if self.volume_rays not in scales:
+            given = " ".join(map(str, scales))
+            raise ValueError(f"volume_rays {self.volume_rays}: with strides {self.strides} it is one of 0 {given}")
+        if self.density_rays is not None and (self.density_rays < 1 or self.volume_rays % self.density_rays):
+            raise ValueError(f"density_rays {self.density_rays}: volume_rays {self.volume_rays} is not its multiple")
+        if self.volume_features < self.output_channels:
+            raise ValueError(f"volume_features {self.volume_features}: the picture alone has {self.output_channels}")
 
     def stage_channels(self) -> tuple[int, ...]:
         """Channels of each super-resolution module.

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from copy import deepcopy
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
 
@@ -216,6 +214,9 @@ class StudentNetwork(nn.Module):
         """Multiply-accumulates for one ray, all blocks active."""
         head, out = (cast(Tensor, part[0].weight).numel() for part in (self.head, self.out))
         count, scale = head, 1
+        for part, rays in (("patches", 1), ("lateral", self.config.volume_rays)):
+            if hasattr(self, part):
+                count += getattr(self, part).weight.numel() * rays**2
         for stage in self.super_resolution:
             up = cast(SuperResolution, stage).up
             count += up.weight.numel() * scale**2  # each input pixel meets the whole kernel
@@ -263,47 +264,3 @@ def begin_as_identity(network: StudentNetwork) -> None:
             mixture = torch.randn(up.in_channels, up.out_channels, 1, 1) / math.sqrt(up.in_channels)
             up.weight.copy_(mixture * ramp[:, None] * ramp)
             nn.init.zeros_(up.bias)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class StudentCost:
-    """What a student costs at one output size."""
-
-    params: int
-    """Trainable parameters, batch norms included."""
-    params_folded: int
-    """Parameters of the exported network, batch norms folded into the convolutions."""
-    gmac: float
-    """Billions of multiply-accumulates for one picture."""
-    fp16_bytes: int
-    """Bytes of the folded weights in half precision."""
-    input_shape: tuple[int, int, int, int]
-    """Encoded low-resolution rays, NCHW."""
-    output_shape: tuple[int, int, int, int]
-    """The picture, NCHW; the low-resolution grid covers the asked size, so it may be a little larger."""
-
-
-def measure_cost(student: NetworkShape | StudentNetwork, height: int, width: int) -> StudentCost:
-    """Count parameters and multiply-accumulates for a picture of ``height`` x ``width`` pixels: of a network as it is,
-    or of the one that a config begins with."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        network = StudentNetwork(student) if isinstance(student, NetworkShape) else deepcopy(student).to("meta")
-        config = network.config
-        grid = (math.ceil(height / config.stride), math.ceil(width / config.stride))
-        encoded = torch.empty(1, config.input_channels, *grid)
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        picture = network.eval()(encoded)
-    kinds = nn.modules.batchnorm._NormBase  # several devices have a kind of their own
-    norms = sum(p.numel() for m in network.modules() if isinstance(m, kinds) for p in m.parameters())
-    params = sum(p.numel() for p in network.parameters())
-    return StudentCost(
-        params=params,
-        params_folded=params - norms,
-        gmac=counter.get_total_flops() / 2e9,
-        fp16_bytes=2 * (params - norms),
-        input_shape=cast("tuple[int, int, int, int]", tuple(encoded.shape)),
-        output_shape=cast("tuple[int, int, int, int]", tuple(picture.shape)),
-    )

@@ -121,7 +121,9 @@ def _cost(block: ResidualBlock, scale: int) -> int:
 
 
 def channel_moments(
-    network: StudentNetwork, encoded: Float[Tensor, "n channels h w"]
+    network: StudentNetwork,
+    encoded: Float[Tensor, "n channels h w"],
+    features: Float[Tensor, "n f mh mw"] | None = None,
 ) -> list[Float[Tensor, "4 hidden"]]:
     """What a batch says of each hidden channel, in evaluation mode; moments of several batches may be averaged.
 
@@ -145,7 +147,7 @@ def channel_moments(
     network.eval()
     try:
         with torch.enable_grad():
-            picture = network.forward(encoded)
+            picture = network.forward(encoded, features)
         signs = torch.randint(0, 2, picture.shape, device=picture.device) * 2.0 - 1.0
         gradients = dict(zip(seen, torch.autograd.grad(picture, list(seen.values()), signs), strict=True))
     finally:

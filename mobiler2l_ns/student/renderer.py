@@ -30,8 +30,6 @@ from mobiler2l_ns.student.volume import Composited, Volume
 
 FOCAL_TOLERANCE = 0.01
 """A camera whose focal length is this close to a coarser pitch's gets that pitch."""
-CLOSE = 1.5
-"""Rays across a picture, for each cell across the volume's coarse density, that are close enough to place points by."""
 MAX_PIXELS = 1 << 22
 """Most pixels of one forward pass; cameras that would need more (very wide views) are rendered coarser."""
 
@@ -55,11 +53,15 @@ class Student(nn.Module):
     """
 
     def __init__(self, config: StudentConfig, execution: Execution | None = None) -> None:
-        """Raises: UserError if the pitches do not begin with 1 and increase."""
+        """Raises: UserError if the pitches do not begin with 1 and increase, or the volume does not fit the network."""
         super().__init__()
         pitches = list(config.pitches)
         if pitches[:1] != [1.0] or pitches != sorted(set(pitches)):
             raise UserError(f"--pipeline.model.pitches {config.pitches}: they must begin with 1 and increase")
+        try:
+            config.check_volume()
+        except ValueError as error:
+            raise UserError(f"--pipeline.model: {error}") from None
         self.config = config
         self.execution = execution or Execution()
         self.capture = CaptureRecord()
@@ -112,13 +114,7 @@ class Student(nn.Module):
 
     def density_rays(self, pitch: float = 1.0) -> int:
         """Rays that the volume's points are placed for in the cell of a low-resolution ray, each way."""
-        config = self.config
-        if config.density_rays is not None:
-            return config.density_rays
-        blocks = max(self.capture.size()) / (config.stride * pitch)
-        divisors = [rays for rays in range(1, config.volume_rays + 1) if config.volume_rays % rays == 0]
-        close = [rays for rays in divisors if blocks * rays >= CLOSE * config.density_cells]
-        return min(close, default=config.volume_rays)
+        return self.config.placing_rays(max(self.capture.size()) / (self.config.stride * pitch))
 
     def composite(
         self, origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"], pitch: float = 1.0
@@ -188,15 +184,25 @@ class Student(nn.Module):
         pitch: float = 1.0,
     ) -> tuple[Float[Tensor, "n colours sh sw"], Composited | None]:
         """Pictures as ``forward`` gives them, and what the volume alone shows."""
-        # The encoding's sines need all of float32; only the network may run in half precision.
+        inputs, composited = self.network_inputs(origins, directions, pitch)
+        device = directions.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self._in_half(device)):
+            # Pictures to look at come in all sizes, each of which would be compiled anew.
+            network = self.network if self.training else self.network.forward
+            return network(*inputs).float(), composited
+
+    def network_inputs(
+        self,
+        origins: Float[Tensor, "n #h #w 3"],
+        directions: Float[Tensor, "n h w 3"],
+        pitch: float = 1.0,
+    ) -> tuple[tuple[Tensor, ...], Composited | None]:
+        """What the network is given, encoded rays and with a volume its features, and what the volume shows."""
+        # The encoding's sines and the volume's places need all of float32; only the network may run in half precision.
         with torch.autocast(directions.device.type, enabled=False):
             encoded = self.encode_rays(origins.float(), directions.float(), pitch)
             composited = self.composite(origins.float(), directions.float(), pitch)
-        features = () if composited is None else (composited.features,)
-        with torch.autocast(directions.device.type, dtype=torch.bfloat16, enabled=self._in_half(encoded.device.type)):
-            # Pictures to look at come in all sizes, each of which would be compiled anew.
-            network = self.network if self.training else self.network.forward
-            return network(encoded, *features).float(), composited
+        return ((encoded,) if composited is None else (encoded, composited.features)), composited
 
     def _in_half(self, device: str) -> bool:
         # On a CPU, pictures are what packages are compared with: their last digits count, and not their time.
@@ -219,8 +225,7 @@ class Student(nn.Module):
         return self.render_geometry(camera).picture
 
     def render_geometry(self, camera: Cameras) -> Rendered:
-        """Picture, and with a volume depth, of one camera of any size, focal length and principal point, with or without
-        lens distortion.
+        """Picture, and with a volume depth, of one camera of any size, focal length, principal point and distortion.
 
         The camera is brought to the training focal length, or the coarsest trained one that is fine enough (rounded so
         that its pixels are whole), rendered with one block of margin on each side, cropped and resized with

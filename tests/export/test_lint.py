@@ -13,7 +13,7 @@ from mobiler2l_ns.export.layer import Layer
 from mobiler2l_ns.export.lint import lint
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.plugin.export_commands import Lint
-from mobiler2l_ns.student.network import measure_cost
+from mobiler2l_ns.student.cost import measure_cost
 
 FORMATS = all_formats()
 

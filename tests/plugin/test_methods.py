@@ -13,7 +13,7 @@ import pytest
 from short_run import load_script
 
 from mobiler2l_ns.plugin import methods
-from mobiler2l_ns.student.network import measure_cost
+from mobiler2l_ns.student.cost import measure_cost
 
 METHODS: dict[str, Any] = {
     "mobiler2l": methods.mobiler2l,

@@ -66,7 +66,7 @@ def test_a_cached_pool_comes_back(tmp_path):
     loaded = PseudoViewPool(5, 8, 8, 1.0, "cpu")
     measured = SceneExtent()
     loaded.load(tmp_path / "cache" / "pool.pt", measured)
-    assert len(loaded) == 5 and measured.planes() == extent.planes()
-    for ours, theirs in zip(measured.rays(), extent.rays(), strict=True):
+    assert len(loaded) == 5 and measured.rays() is not None and measured.planes() == extent.planes()
+    for ours, theirs in zip(measured.rays() or (), extent.rays() or (), strict=True):
         assert torch.equal(ours, theirs)
     assert torch.equal(loaded.poses, stored.poses[:5]) and torch.equal(loaded.pictures, stored.pictures[:5])

@@ -24,7 +24,7 @@ from mobiler2l_ns.progress.log import FILE, read_log
 from mobiler2l_ns.report import charts, packages
 from mobiler2l_ns.report.history import History
 from mobiler2l_ns.report.measure import spread
-from mobiler2l_ns.student.network import measure_cost
+from mobiler2l_ns.student.cost import measure_cost
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from short_run import load_student, open_run
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.package import Request, export_packages
-from mobiler2l_ns.student.network import measure_cost
+from mobiler2l_ns.student.cost import measure_cost
 from mobiler2l_ns.student.pruning import GROUP
 
 PRUNED = {"teacher_steps": 0, "distill_steps": 20, "finetune_steps": 4}

@@ -15,6 +15,8 @@ from torch import nn
 from mobiler2l_ns.capture.background import Background
 from mobiler2l_ns.pool.photos import PhotoPool
 from mobiler2l_ns.run.selection import BestStudent, selection_psnr
+from mobiler2l_ns.student.config import StudentConfig
+from mobiler2l_ns.student.renderer import Student
 
 HEIGHT, WIDTH = 44, 60
 
@@ -61,17 +63,21 @@ def test_only_visible_pixels_count_and_hidden_photos_do_not(student):
 
 
 def test_nan_is_never_the_best():
-    network = nn.Linear(1, 1)
-    best = BestStudent(network)
+    student = Student(StudentConfig(width=8, num_blocks=1, volume_rays=2, density_cells=8))
+    best = BestStudent(student)
     assert not best.is_known
-    best.consider(network, math.nan)
+    best.consider(student, math.nan)
     assert not best.is_known
-    best.consider(network, 12.0)
-    kept = network.weight.clone()
+    best.consider(student, 12.0)
+    kept = {name: value.clone() for name, value in student.state_dict().items()}
     with torch.no_grad():
-        network.weight.fill_(math.nan)
-    best.consider(network, math.nan)
-    assert best.is_known and float(best.best) == 12.0 and torch.equal(best.network.state_dict()["weight"], kept)
+        for parameter in student.parameters():
+            parameter.fill_(math.nan)
+    best.consider(student, math.nan)
+    assert best.is_known and float(best.best) == 12.0
+    best.restore(student)
+    for name, value in student.state_dict().items():  # of network and volume
+        assert torch.equal(value, kept[name]), name
 
 
 def test_pictures_with_nan_score_nan(student):

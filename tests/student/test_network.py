@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from mobiler2l_ns.student.config import StudentConfig
-from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork, measure_cost
+from mobiler2l_ns.student.cost import measure_cost
+from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork
 
 PAPER = StudentConfig()
 TINY = StudentConfig(width=16, num_blocks=2, sr_channels=(8, 8, 4))

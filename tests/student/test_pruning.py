@@ -15,7 +15,8 @@ from mobiler2l_ns.run.distributed import mean_of_ranks
 from mobiler2l_ns.run.optimizer import MuonOptimizerConfig
 from mobiler2l_ns.run.selection import BestStudent
 from mobiler2l_ns.student.config import PruningSchedule, StudentConfig
-from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork, measure_cost
+from mobiler2l_ns.student.cost import measure_cost
+from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork
 from mobiler2l_ns.student.pruning import Pruning, channel_moments, choose, importance, prune, remove, smallest_macs
 from mobiler2l_ns.student.renderer import Student
 
@@ -184,9 +185,11 @@ def test_a_state_of_a_pruned_network_opens_in_a_whole_one(config):
     keeps[1] = torch.arange(0)
     remove(pruned, keeps, zeros(pruned))
     opened = StudentNetwork(config).eval()
-    remembered = BestStudent(StudentNetwork(config))
+    student = Student(StudentConfig(**vars(config)))
+    remembered = BestStudent(Student(StudentConfig(**vars(config))))
     opened.load_state_dict(pruned.state_dict())
-    remembered.consider(pruned, 1.0)
+    student.network.load_state_dict(pruned.state_dict())
+    remembered.consider(student, 1.0)
     torch.testing.assert_close(opened(inputs), pruned(inputs))
     torch.testing.assert_close(remembered.network.eval()(inputs), pruned(inputs))
     other = StudentNetwork(replace(config, width=16))

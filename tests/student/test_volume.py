@@ -1,13 +1,22 @@
 """The volume composites what its planes hold, and the network sees it."""
 
+# A student with a volume is one of a class that may have none.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalCall=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
+from dataclasses import replace
+
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.chords import Chords, finer_directions
 from mobiler2l_ns.run.optimizer import MuonOptimizerConfig
 from mobiler2l_ns.student.config import StudentConfig
+from mobiler2l_ns.student.cost import measure_cost
 from mobiler2l_ns.student.losses import training_losses, training_outputs
+from mobiler2l_ns.student.pruning import channel_moments, prune, smallest_macs
 from mobiler2l_ns.student.renderer import Student
 from mobiler2l_ns.student.volume import Volume
 
@@ -202,3 +211,43 @@ def test_counted_density_finds_a_sphere():
 def test_chords_are_not_contracted_twice():
     start, along = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]])
     assert Chords(start, along).at(torch.tensor([4.0]), contracted=True).tolist() == [[[0.0, 0.0, 1.75]]]
+
+
+def test_a_network_beside_a_volume_is_pruned_by_what_it_does_with_the_features():
+    student = volume_student(width=32, num_blocks=4).eval()
+    inputs, _ = student.network_inputs(*student.view().rays(camera().camera_to_worlds))
+    assert [tuple(given.shape) for given in inputs] == [(1, 312, 8, 8), (1, 9, 32, 32)]
+    before = student.network.macs()
+    prune(student.network, channel_moments(student.network, *inputs), 0.9 * before)
+    assert smallest_macs(student.network) < student.network.macs() <= 0.9 * before
+    assert student.render(camera()).isfinite().all()
+
+
+def test_lookups_count_as_arithmetic():
+    """At 64 px: 8 x 8 cells of 4 x 4 rays with 4 points, three planes of 8 channels in two levels; 4 x 4 of those rays
+    a cell are placed for, in 48 bins of eight corners."""
+    shape = StudentConfig(volume_rays=4, volume_cells=(16, 32), **SMALL)
+    cost, without = (measure_cost(each, 64, 64) for each in (shape, replace(shape, volume_rays=0)))
+    rays = 8 * 8 * 16
+    lookups = rays * 4 * 3 * 4 * 16 + rays * 48 * 8
+    maps = rays * 4 * (16 * 16 + 16 * 9)
+    network = 64 * (9 * 16 * 16) + 32 * 32 * 9 * 12  # patches and lateral
+    assert cost.lookup_gmac == pytest.approx(lookups / 1e9, rel=1e-12)
+    assert cost.gmac - without.gmac == pytest.approx((lookups + maps + network) / 1e9, rel=1e-9)
+    student = volume_student(volume_cells=(16, 32))
+    assert cost.params == sum(p.numel() for p in student.parameters())
+    assert cost.fp16_bytes == 2 * (cost.params + 16**3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"volume_rays": 3}, r"volume_rays 3: with strides \(2, 2, 2\) it is one of 0 1 2 4 8"),
+        ({"volume_rays": 4, "density_rays": 3}, "volume_rays 4 is not its multiple"),
+        ({"volume_rays": 2, "volume_features": 2}, "the picture alone has 3"),
+        ({"volume_rays": 2, "volume_features": 3, "alpha": True}, "the picture alone has 4"),
+    ],
+)
+def test_a_volume_that_does_not_fit_is_refused_in_a_line(settings, said):
+    with pytest.raises(UserError, match=said):
+        Student(StudentConfig(**{**SMALL, **settings}))

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mobiler2l_ns.export.formats.onnx.lookups import with_gathered_volume
 from mobiler2l_ns.export.graph import Graph
 from mobiler2l_ns.export.volume_graph import with_volume_in_half
 
@@ -43,7 +44,9 @@ def convert(graph: Graph, path: Path, precision: Precision, metadata: Mapping[st
     """
     import onnx
 
-    stored = graph if precision == "fp32" else with_volume_in_half(graph)
+    stored = with_gathered_volume(graph)
+    if precision != "fp32":
+        stored = with_volume_in_half(stored)
     model = traced(in_half(stored) if precision == "fp16" else stored, graph, OPSET, precision)
     if precision == "int8":
         _store_weights_as_bytes(model)

@@ -1,0 +1,55 @@
+"""The volume's lookups as onnxruntime is fast at them.
+
+Its GridSample computes a place anew for every channel. Here planes are tables of rows, one of all channels a cell; of
+each place's four cells the rows are gathered and weighed, and the map to density and features is a matrix product.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mobiler2l_ns.export.graph import PoseToImage
+from mobiler2l_ns.export.volume_graph import VolumeGraph
+
+G = TypeVar("G", bound=nn.Module)
+
+
+def gathered(plane: Float[Tensor, "1 c h w"], x: Tensor, y: Tensor) -> Float[Tensor, "places c"]:
+    """What ``volume_graph.sample`` gives at places (1, k, rays, 1), a row a place."""
+    cells = plane.shape[3]
+    table = plane.reshape(plane.shape[1], -1).T
+    x, y = ((axis.reshape(-1, 1).clamp(-1.0, 1.0) + 1.0) * ((cells - 1) / 2) for axis in (x, y))
+    column, row = (axis.clamp(max=cells - 1.5).floor() for axis in (x, y))
+    right, below = x - column, y - row
+    first = (row * cells + column).reshape(-1).long()
+    above = table[first] * (1.0 - right) + table[first + 1] * right
+    return above * (1.0 - below) + (table[first + cells] * (1.0 - right) + table[first + cells + 1] * right) * below
+
+
+class GatheredVolume(VolumeGraph):
+    """A volume that is looked up row by row."""
+
+    def values_at(self, x: Tensor, y: Tensor, z: Tensor) -> Float[Tensor, "1 values k rays"]:
+        levels = []
+        for level in range(self.levels):
+            front, floor, side = self.planes(level)
+            levels.append(gathered(front, x, y) + gathered(floor, x, z) + gathered(side, y, z))
+        hidden, values = ((layer.weight[:, :, 0, 0].T, layer.bias) for layer in (self.hidden, self.values))
+        rows = functional.relu(torch.cat(levels, dim=1) @ hidden[0] + hidden[1]) @ values[0] + values[1]
+        return rows.reshape(1, *x.shape[1:3], -1).permute(0, 3, 1, 2)
+
+
+def with_gathered_volume(graph: G) -> G:
+    """A copy of a graph whose volume, if it has one, is looked up so."""
+    if not isinstance(graph, PoseToImage) or graph.volume is None:
+        return graph
+    changed = deepcopy(graph)
+    assert changed.volume is not None
+    changed.volume.__class__ = GatheredVolume
+    return changed
