@@ -127,7 +127,7 @@ def psnr(graph: nn.Module, run, examples: list[dict[str, Tensor]]) -> float:
     """dB between a graph and its package, whose pictures must have the right shape and layout."""
     squared = []
     for example in examples:
-        expected = graph(**example)[0].numpy()
+        expected = graph(*example.values())[0].numpy()
         got = run({name: value.numpy() for name, value in example.items()})
         assert got.shape == expected.shape and got.dtype == np.float32
         squared.append(np.square(got.astype(np.float64) - expected).mean())

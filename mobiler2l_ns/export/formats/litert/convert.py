@@ -45,7 +45,8 @@ from mobiler2l_ns.export.formats.litert.extra import EXTRA
 from mobiler2l_ns.export.formats.litert.file import pack, read
 from mobiler2l_ns.export.formats.litert.quiet import quiet
 from mobiler2l_ns.export.formats.litert.runner import OUTPUT, SIGNATURE
-from mobiler2l_ns.export.formats.litert.volume import WithTables, store
+from mobiler2l_ns.export.formats.litert.volume import gathered, store
+from mobiler2l_ns.export.volume_tables import WithTables
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic")
 QUANTISED = ("CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
@@ -82,7 +83,7 @@ def convert_many(
         converter = EXTRA.load("litert_torch")  # its `signature` makes a converter, that one's adds to it
         tables = {}
         for name, (graph, inputs) in graphs.items():
-            whole = WithTables(graph, len(inputs))
+            whole = WithTables(gathered(graph), len(inputs))
             tables[name] = whole.tables
             layout = _ChannelsLast(whole).eval()
             shapes = [wanted.shape for wanted in inputs] + [table.shape for table in whole.tables]

@@ -1,8 +1,10 @@
-"""The volume in LiteRT files: LiteRT has no operator that looks up pictures, and its converter would write one down with
-an index for each channel of each place. Here a lookup gathers the channels of four pixels, which lie side by side.
+"""The volume in LiteRT files.
 
-The converter folds constants, and folds away that they are stored as float16. So the tables are inputs to it, and become
-constants of the finished file.
+LiteRT has no operator that looks up pictures, and its converter would write an index for each channel of each place.
+Here a lookup gathers the channels of four pixels, which lie side by side.
+
+The converter folds constants, and folds away that they are stored as float16. So the tables are inputs to it, and
+become constants of the finished file.
 """
 
 from __future__ import annotations
@@ -14,11 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from mobiler2l_ns.export.formats.litert.extra import EXTRA
-from mobiler2l_ns.export.volume_graph import Sample, Stored
+from mobiler2l_ns.export.volume_graph import Sample
 
 
 class _Gather(nn.Module):
@@ -36,28 +37,14 @@ class _Gather(nn.Module):
         return (upper + (lower - upper) * down).permute(0, 3, 1, 2)
 
 
-class WithTables(nn.Module):
-    """A graph that is given the volume's tables after its own inputs; without a volume, the graph as it is.
-
-    Attributes:
-        tables: (1, channels, rows, columns) each.
-    """
-
-    def __init__(self, graph: nn.Module, own: int) -> None:
-        """Args: the graph, and how many inputs are its own."""
-        super().__init__()
-        self.graph, self.own = deepcopy(graph), own
-        for module in list(self.graph.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, Sample):
-                    setattr(module, name, _Gather())
-        stored = {name: module for name, module in self.graph.named_modules() if isinstance(module, Stored)}
-        self.names = [f"{name}.values" for name in stored]
-        self.tables = [module.values for module in stored.values()]
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        own, tables = inputs[: self.own], inputs[self.own :]
-        return functional_call(self.graph, dict(zip(self.names, tables, strict=True)), own)
+def gathered(graph: nn.Module) -> nn.Module:
+    """A copy of a graph that looks its volume up by gathers."""
+    graph = deepcopy(graph)
+    for module in list(graph.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Sample):
+                setattr(module, name, _Gather())
+    return graph
 
 
 def store(model: Any, signature: Any, tables: Sequence[Tensor], half: bool) -> None:

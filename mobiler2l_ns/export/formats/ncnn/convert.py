@@ -8,8 +8,9 @@ the caller adds). A client loads the first two and addresses blobs by name:
   w columns, h rows, c C: planar, as in PyTorch. ncnn aligns each channel of a Mat to 16 bytes (`cstep`).
 - output: `image`, float32 in 0..1, w W, h H, c 3 (RGB) or 4 (RGBA, premultiplied), planar.
 
-Precision is that of the stored weights of convolutions, transposed convolutions and linear layers; biases and constants
-are always float32. ncnn turns the weights into its own layout when it loads them.
+Precision is that of the stored weights of convolutions, transposed convolutions and linear layers, and of a volume's
+tables, which are float16 unless all is float32; biases and other constants are always float32. ncnn turns the weights
+into its own layout when it loads them.
 
 - `fp32`, `fp16`: ncnn's own storage.
 - `int8`: one byte a weight, an index into 256 float32 values of the layer (found by Lloyd's algorithm; per layer, not
@@ -44,6 +45,7 @@ from mobiler2l_ns.export.contract import GraphInput
 from mobiler2l_ns.export.formats.ncnn.extra import EXTRA
 from mobiler2l_ns.export.formats.ncnn.param import BIN, FLOAT32_ONLY, MAGIC, METADATA, OUTPUT, PARAM, ParamLayer
 from mobiler2l_ns.export.formats.ncnn.weights import store
+from mobiler2l_ns.export.volume_tables import WithTables
 
 PRECISIONS = ("fp32", "fp16", "int8")
 BODY = ("Convolution", "Deconvolution", "Gemm", "InnerProduct")
@@ -67,8 +69,11 @@ def convert(
     """
     if precision not in PRECISIONS:
         raise UserError(f"ncnn packages are {', '.join(PRECISIONS)}, not {precision}")
-    layers, weights = _run_pnnx(graph, inputs)
+    whole = WithTables(graph, len(inputs))
+    shapes = [wanted.shape for wanted in inputs] + [tuple(table.shape) for table in whole.tables]
+    layers, weights = _run_pnnx(whole, shapes)
     _rename_blobs(layers, {f"in{i}": wanted.name for i, wanted in enumerate(inputs)} | {"out0": OUTPUT})
+    tables = _hold_tables(layers, {f"in{len(inputs) + i}": table for i, table in enumerate(whole.tables)}, precision)
     _keep_encoding_in_float32(layers)
     about = {
         "inputs": {wanted.name: list(wanted.shape[1:]) for wanted in inputs},
@@ -82,7 +87,7 @@ def convert(
     path.mkdir()
     lines = [MAGIC, f"{len(layers)} {len(blobs)}", *(layer.line() for layer in layers)]
     (path / PARAM).write_text("\n".join(lines) + "\n")
-    (path / BIN).write_bytes(store(layers, weights, precision))
+    (path / BIN).write_bytes(store(layers, weights, tables, precision))
     (path / METADATA).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
 
 
@@ -96,11 +101,11 @@ class _NoNarrow(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _run_pnnx(graph: nn.Module, inputs: Sequence[GraphInput]) -> tuple[list[ParamLayer], bytes]:
+def _run_pnnx(graph: nn.Module, inputs: Sequence[tuple[int, ...]]) -> tuple[list[ParamLayer], bytes]:
     """Layers and float32 weights; pnnx leaves eight files, in a folder that is removed."""
     pnnx = EXTRA.load("pnnx")
-    examples = tuple(torch.ones(wanted.shape) for wanted in inputs)
-    shapes = ",".join(f"[{','.join(map(str, wanted.shape))}]f32" for wanted in inputs)
+    examples = tuple(torch.ones(shape) for shape in inputs)
+    shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in inputs)
     with tempfile.TemporaryDirectory() as folder:
         with torch.no_grad(), warnings.catch_warnings(), _NoNarrow():
             warnings.simplefilter("ignore")
@@ -122,6 +127,22 @@ def _rename_blobs(layers: Sequence[ParamLayer], names: Mapping[str, str]) -> Non
     for layer in layers:
         layer.bottoms = [names.get(blob, blob) for blob in layer.bottoms]
         layer.tops = [names.get(blob, blob) for blob in layer.tops]
+
+
+def _hold_tables(layers: Sequence[ParamLayer], given: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
+    """Let the package hold what pnnx thinks it is given: name of an input -> the volume's table.
+
+    Returns:
+        The tables by the names of the layers that hold them.
+    """
+    tables = {}
+    for layer in layers:
+        if layer.kind == "Input" and layer.tops[0] in given:
+            tables[layer.name] = table = given[layer.tops[0]]
+            layer.kind = "MemoryData"
+            layer.params = [f"{key}={side}" for key, side in zip((2, 1, 0), table.shape[1:], strict=True)]
+            layer.params += ["21=0"] * (precision != "fp32")  # stored with a tag of their type
+    return tables
 
 
 def _keep_encoding_in_float32(layers: Sequence[ParamLayer]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mobiler2l_ns.export.formats.ncnn.param import ParamLayer
 
@@ -13,10 +14,20 @@ FP16_TAG = 0x01306B47
 CODEBOOK_TAG = 1  # any tag that ncnn does not know otherwise
 
 
-def store(layers: Sequence[ParamLayer], weights: bytes, precision: str) -> bytes:
-    """The weights file at a precision, from the float32 one."""
+def store(layers: Sequence[ParamLayer], weights: bytes, tables: Mapping[str, Tensor], precision: str) -> bytes:
+    """The weights file at a precision, from the float32 one, which knows nothing of the volume's tables.
+
+    Args:
+        layers, weights: of the whole network.
+        tables: by the names of the layers that hold them.
+        precision: of the weights.
+    """
     stored, position = bytearray(), 0
     for layer in layers:
+        if layer.name in tables:
+            values = tables[layer.name].numpy().reshape(-1)
+            stored += values.tobytes() if precision == "fp32" else _encode(values, "fp16")
+            continue
         for i, (count, tagged) in enumerate(layer.stored()):
             if tagged:
                 if weights[position : position + 4] != bytes(4):
