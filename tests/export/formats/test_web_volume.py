@@ -7,7 +7,9 @@ from small_student import VOLUME, VOLUMES, make_student
 from web_page import picture, psnr, show, write_page
 
 from mobiler2l_ns.export import manifest
+from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.formats.web.chromium import find_chromium
+from mobiler2l_ns.export.package import Request, export_packages
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 
@@ -57,13 +59,50 @@ def test_the_page_looks_the_volume_up(variant, engine, tmp_path, browser):
     server.shutdown()
 
 
-@pytest.mark.parametrize("engine", ["wasm", "webgpu"])
-def test_tables_in_half_precision_give_the_picture(engine, tmp_path, browser):
+def test_an_export_proves_both_engines(tmp_path):
+    (file,) = export_packages(make_student(**VOLUMES["sphere"]), [Request("web")], tmp_path)
+    assert file.precision == "fp16" and file.psnr_student > 50
+    assert file.run_by == all_formats()["web"].run_by
+
+
+COUNT = """(async () => {
+  const [{ loadModel }, { Volume }] = await Promise.all([import("/model.js"), import("/volume.js")]);
+  const { manifest, network, weights } = await loadModel(() => {});
+  const memory = new WebAssembly.Memory({ initial: 200 });
+  new Uint8Array(memory.buffer).set(weights);
+  const code = await (await fetch("/kernels.wasm")).arrayBuffer();
+  const { exports } = (await WebAssembly.instantiate(code, { env: { memory } })).instance;
+  let found = 0;
+  const look_up = (...given) => {
+    const more = exports.look_up(...given);
+    found += more;
+    return more;
+  };
+  const volume = new Volume(manifest, network, memory, weights.length);
+  volume.fill();
+  const view = manifest.views[0], { fx, fy, cx, cy } = view.intrinsics;
+  const layout = volume.layout(view, volume.end);
+  volume.composite({ ...exports, look_up }, layout, view, POSE, [fx, fy, cx, cy], 0, view.rows, layout.end);
+  return found;
+})()"""
+
+
+def test_rays_that_nothing_stops_are_not_looked_up(tmp_path, browser):
     student = make_student(**VOLUMES["sphere"])
-    server = write_page(student, tmp_path / "page", "fp16")
-    show(browser, server.address, engine)
-    view = manifest.describe_view("pitch_1", student.view(), 1.0)
+    assert student.volume is not None
+    student.volume.proposals.density[..., :4] = 0.0
+    server = write_page(student, tmp_path / "page", "fp32")
+    browser.open(server.address)
     pose = student.capture.proof_poses[0]
-    expected = student.render(student.training_camera(pose)).permute(2, 0, 1)
-    assert psnr(picture(browser, view, pose), expected) >= (50 if engine == "wasm" else 40)
+    composited = student.composite(*student.view().rays(pose[None]))
+    assert composited is not None
+    fours = (composited.features[0, -1] > 0.0).reshape(-1, 4).any(1)
+    assert 0.1 < fours.float().mean() < 0.9
+    assert browser.evaluate(COUNT.replace("POSE", str(pose.tolist()))) == int(fours.sum())
+    server.shutdown()
+
+
+def test_a_light_fields_page_holds_nothing_of_volumes(tmp_path):
+    server = write_page(make_student(num_blocks=1), tmp_path / "page")
+    assert [path.name for path in (tmp_path / "page").iterdir() if "volume" in path.name] == []
     server.shutdown()

@@ -1,7 +1,7 @@
 """Web packages: a folder that any static file server can serve and any phone's browser can open.
 
-It holds the page (the files of ``page/``), the network's weights, a list of its layers for the page's WebGPU and
-WebAssembly engines, and the WebAssembly module. ``manifest.json`` comes from the export core.
+It holds the page (the files of ``page/``), the network's weights and the volume's tables, a list of its layers for the
+page's WebGPU and WebAssembly engines, and the WebAssembly module. ``manifest.json`` comes from the export core.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from mobiler2l_ns.export.graph import Graph, PoseToImage
 NETWORK = "network.json"
 WEIGHTS = "weights.bin"
 SERVICE_WORKER = "sw.js"
+OF_VOLUMES = ("volume.js", "volume.wgsl", "volume_shaders.js")
+"""Files of the page that students without a volume do not need."""
 
 
 def convert(graphs: Mapping[str, Graph], path: Path, precision: Precision, metadata: dict[str, str]) -> None:
@@ -54,6 +56,8 @@ def convert(graphs: Mapping[str, Graph], path: Path, precision: Precision, metad
     for name, fused in (("kernels.wasm", False), ("kernels-fma.wasm", True)):
         (path / name).write_bytes(assemble(fused, shape))
     for source in files("mobiler2l_ns.export.formats.web").joinpath("page").iterdir():
+        if volume is None and source.name in OF_VOLUMES:
+            continue
         (path / source.name).write_bytes(source.read_bytes())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mobiler2l_ns.export.formats.web.network import NetworkLayers
 from mobiler2l_ns.export.formats.web.volume_kernels import EMPTY, Level, VolumeShape
-from mobiler2l_ns.export.volume_graph import Stored, VolumeGraph
+from mobiler2l_ns.export.volume_graph import VolumeGraph
 from mobiler2l_ns.student.proposals import FAINT, SOLID
 from mobiler2l_ns.student.volume import STEEPEST
 
@@ -24,7 +24,7 @@ def density_of(volume: VolumeGraph) -> NDArray[np.float32]:
     """The coarse density, (z, y, x)."""
     proposals = volume.proposals
     cells, tiles = proposals.cells, proposals.tiles
-    atlas = _array(proposals.atlas.values).reshape(tiles, cells, tiles, cells)
+    atlas = _array(proposals.atlas()).reshape(tiles, cells, tiles, cells)
     return atlas.transpose(0, 2, 1, 3).reshape(tiles**2, cells, cells)[:cells]
 
 
@@ -48,7 +48,7 @@ def add_volume(
     density = layers.append(density_of(volume))
     levels, width = [], 0
     for level in range(volume.levels):
-        planes = [_array(cast(Stored, getattr(volume, f"plane_{level}_{axis}")).values)[0] for axis in range(3)]
+        planes = [_array(plane)[0] for plane in volume.planes(level)]
         filled = np.pad(np.stack(planes), [(0, 0), (0, -planes[0].shape[0] % 4), (0, 0), (0, 0)])
         width, cells = filled.shape[1:3]
         levels.append({"cells": cells, "planes": layers.append(filled.transpose(0, 2, 3, 1))})

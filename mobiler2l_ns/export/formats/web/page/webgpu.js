@@ -2,7 +2,6 @@
 // weights are in it.
 
 import { fromHalf, get } from "./model.js";
-import { VolumeShaders } from "./volume_shaders.js";
 
 const ACTIVATIONS = { none: 0, relu: 1, gelu: 2, sigmoid: 3 };
 const MOST_GROUPS = 32768; // along one axis of a dispatch
@@ -104,6 +103,7 @@ export class WebGPUEngine {
     this.convolve = new Map(threads.map((count, i) => [count, ready[names.length + i]]));
     if (!network.volume) return;
     const [threadsOfAny] = threads, code = `${prefix}const ACROSS = ${threadsOfAny}u;\nconst DOWN = ${64 / threadsOfAny}u;\n${source}`;
+    const { VolumeShaders } = await import("./volume_shaders.js");
     this.volume = await VolumeShaders.create(this, code);
   }
 

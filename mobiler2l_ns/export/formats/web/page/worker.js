@@ -2,7 +2,6 @@
 
 import { encode } from "./encoding.js";
 import { fromHalf } from "./model.js";
-import { Volume } from "./volume.js";
 
 const CHUNK = 64; // pixels that go through a layer together, so that they stay in the cache
 const ACTIVATIONS = { none: 0, relu: 1, gelu: 2, sigmoid: 3 };
@@ -19,6 +18,7 @@ async function start(model) {
   new Float32Array(memory.buffer).set(values);
   values = null;
   if (network.volume) {
+    const { Volume } = await import("./volume.js");
     volume = new Volume(manifest, network, memory, registersAt);
     registersAt = volume.end;
     reach(registersAt);
