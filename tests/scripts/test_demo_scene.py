@@ -194,3 +194,60 @@ def test_the_command_says_where_the_scene_is(tmp_path: Path):
     assert done.stdout.strip().startswith(f"Scene written to {target} in ") and len(done.stdout.splitlines()) == 1
     settings = json.loads((target / "scene.json").read_text())
     assert settings["size"] == 8 and settings["supersample"] == 3
+
+
+# The scene of thin things
+
+
+@pytest.fixture(scope="module")
+def thin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("thin") / "scene"
+    demo.write_scene(target, SIZE, supersample=2, scene="thin", **COUNTS)
+    return target
+
+
+def test_thin_things_are_thin_and_within_the_same_frame():
+    limit = math.atan(math.tan(0.5 * demo.FOV_X) * (1 - 2 / 128))
+    poses = demo.sample_cameras("train", 100)
+    for solid in demo.THIN_SOLIDS:
+        assert 2 * (solid.rounding + solid.width) < 2 * 1.27 / 30
+        along = torch.tensor([0.0, 0.0, 1.0]) if solid.axis is None else solid.rows[2]
+        thick = solid.ring + solid.width + solid.rounding
+        for end in (torch.tensor(solid.center) + side * solid.height * along for side in (-1, 1)):
+            assert end.norm() + thick < 1.27
+            x, y, z = (poses[:, :, :3].mT @ (end - poses[:, :, 3])[..., None])[..., 0].T
+            spread = torch.asin(thick / torch.stack((x, y, z)).norm(dim=0))
+            assert bool((torch.atan2(torch.hypot(x, y), -z) + spread < limit).all())
+
+
+def test_the_thin_scenes_images_are_of_its_own_solids_dark_and_nearly_empty(thin: Path):
+    focal = 0.5 * SIZE / math.tan(0.5 * demo.FOV_X)
+    for i, pose in enumerate(demo.sample_cameras("train", COUNTS["train"])):
+        stored = np.asarray(Image.open(thin / f"train/r_{i}.png"))
+        expected = demo.render(pose, SIZE, SIZE, focal, 2, demo.THIN_SOLIDS)
+        assert np.array_equal(stored, (expected * 255).round().byte().numpy())
+        alpha = stored[..., 3] / 255.0
+        assert 0.03 < alpha.mean() < 0.2
+        colour = (stored[..., :3] * alpha[..., None]).sum((0, 1)) / alpha.sum()
+        assert colour.max() < 110  # before a white background it is a dark object
+
+
+def test_the_thin_scene_repeats_itself_and_is_never_taken_for_the_other(thin: Path, tmp_path: Path):
+    again = tmp_path / "again"
+    demo.write_scene(again, SIZE, supersample=2, scene="thin", **COUNTS)
+    assert digests(again) == digests(thin)
+    assert "already complete" in demo.write_scene(thin, SIZE, supersample=2, scene="thin", **COUNTS)
+    with pytest.raises(FileExistsError, match="settings"):
+        demo.write_scene(thin, SIZE, supersample=2, **COUNTS)
+    assert digests(again) == digests(thin)
+
+
+def test_the_command_writes_the_thin_scene(tmp_path: Path):
+    target = tmp_path / "scene"
+    counts = ["--train", "1", "--val", "1", "--test", "1"]
+    command = [sys.executable, str(SCRIPT), str(target), "--size", "8", *counts, "--scene", "thin"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((target / "scene.json").read_text())["scene"] == "thin"
+    done = subprocess.run([*command[:-1], "thick"], capture_output=True, text=True)
+    assert done.returncode != 0 and "still-life" in done.stdout + done.stderr
