@@ -36,7 +36,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def pack(model: Any, metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a file: equal buffers merged, buffers aligned, metadata added."""
+    """The bytes of a file: equal buffers merged, buffers aligned, tensors numbered, metadata added."""
     schema = EXTRA.load("ai_edge_litert.schema_py_generated")
     flatbuffers = EXTRA.load("flatbuffers")
 
@@ -76,8 +76,9 @@ def pack(model: Any, metadata: Mapping[str, str]) -> bytes:
         kept.append(aligned)
     model.buffers = kept
     for subgraph in model.subgraphs:
-        for tensor in subgraph.tensors:
+        for index, tensor in enumerate(subgraph.tensors):
             tensor.buffer = moved[tensor.buffer]
+            tensor.name = f"t{index}"  # the converter's names are paths through modules, hundreds of letters each
     for entry in model.metadata:
         entry.buffer = moved[entry.buffer]
 
