@@ -3,8 +3,8 @@
     python scripts/benchmark_distillation.py --oracle --resolution 200 --minutes 10 --recipes paper,default
     python scripts/benchmark_distillation.py --data ../lego --resolution 200 --minutes 10 --recipes paper,default
 
-A recipe is a method's config, by its name without "mobiler2l-" (default: mobiler2l), and may have fields of its
-pipeline replaced: ``default+model.jitter="ray"+datamanager.views_per_batch=8``. The clock runs during training steps
+A recipe is a method's config, by its name without "mobiler2l-" (default: mobiler2l; lightfield: mobiler2l without its
+volume), and may have fields of its pipeline replaced: ``default+model.jitter="ray"+datamanager.views_per_batch=8``. The clock runs during training steps
 only. ``default@own`` is a recipe with a network of its own while the others share ``--network``. The learning rate
 follows each recipe's own schedule, with the run's end where the clock will be at zero.
 """
@@ -33,6 +33,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "small": {"width": 64, "num_blocks": 8},
 }
 """Networks to give all recipes alike; ``own`` leaves each its own, the others replace the paper's fields."""
+LIGHT_FIELD: dict[str, Any] = {"volume_rays": 0, "num_blocks": 18, "sr_channels": (48, 32, 12)}
+"""mobiler2l without a volume, and the network that it takes then."""
 SHAPE = ("num_points", "num_frequencies", "width", "num_blocks", "layer", "activation", "strides", "sr_channels")
 MARKS = 10
 PATHS = ("data", "teacher", "cache", "json", "png")  # of this machine only
@@ -53,10 +55,12 @@ def recipe_config(name: str, network: str) -> Any:
     network = own or network
     if network not in NETWORKS:
         raise SystemExit(f"{base} has no network {network}: give {', '.join(NETWORKS)}")
-    method = getattr(methods, "mobiler2l" if base == "default" else f"mobiler2l_{base}", None)
+    method = getattr(methods, "mobiler2l" if base in ("default", "lightfield") else f"mobiler2l_{base}", None)
     if method is None:
-        raise SystemExit(f"There is no recipe {base}: give paper, default, tiny or fast")
+        raise SystemExit(f"There is no recipe {base}: give paper, lightfield, default, tiny or fast")
     config = deepcopy(method.config)
+    if base == "lightfield":
+        config.pipeline.model = replace(config.pipeline.model, **LIGHT_FIELD)
     if network != "own":
         paper = StudentConfig(**NETWORKS[network])
         shape = {field: getattr(paper, field) for field in (*SHAPE, "sr_blocks")}

@@ -39,7 +39,7 @@ class VolumeShape:
     so many that they lie about as close as the cells of the density."""
     density_cells: int = 64
     """Cells each way of the coarse density that places them."""
-    density_bins: int = 48
+    density_bins: int = 32
     """Pieces of a ray in which it is looked up."""
 
     @property
