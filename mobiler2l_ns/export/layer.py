@@ -22,7 +22,7 @@ class Layer:
     dtype: str
     """Of what it gives."""
     macs: int
-    """Multiply-accumulates; 0 for all but convolutions and matrix products."""
+    """Multiply-accumulates; 0 for all but convolutions, matrix products and lookups of pictures."""
     on_cpu: bool = False
     """Whether the package itself keeps it on the CPU."""
 
@@ -30,6 +30,10 @@ class Layer:
     def activation_bytes(self) -> int:
         """Bytes of what it gives."""
         return math.prod(self.shape) * BYTES.get(self.dtype, 4)
+
+
+LOOKUP = 4
+"""Multiply-accumulates of a value that is looked up between four pixels."""
 
 
 def convolution_macs(op: str, given: Sequence[int], weight: Sequence[int], out: Sequence[int]) -> int:

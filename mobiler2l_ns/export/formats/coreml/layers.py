@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from mobiler2l_ns.export.formats.coreml.evaluator import MILProgram, dtype_of
-from mobiler2l_ns.export.layer import Layer, convolution_macs
+from mobiler2l_ns.export.layer import LOOKUP, Layer, convolution_macs
 
 
 def read_layers(path: Path, function: str) -> list[Layer]:
@@ -21,6 +21,8 @@ def read_layers(path: Path, function: str) -> list[Layer]:
             macs = math.prod(out.shape) * inputs["weight"].shape[-1]
         elif op.op_type == "matmul":
             macs = math.prod(out.shape) * inputs["x"].shape[-1]
+        elif op.op_type == "resample":
+            macs = math.prod(out.shape) * LOOKUP
         if not op.op_type.startswith("constexpr_"):
             layers.append(Layer(op.op_type, out.name, tuple(out.shape), dtype_of(out), macs))
     return layers

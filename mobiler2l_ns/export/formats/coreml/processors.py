@@ -12,7 +12,7 @@ NEURAL_ENGINE = Processor(
         "matmul real_div sqrt square constexpr_affine_dequantize constexpr_blockwise_shift_scale "
         "constexpr_lut_to_dense"
     ),
-    falls_back=names("sin cos gather gather_nd inverse tile"),
+    falls_back=names("sin cos cumsum exp floor gather gather_nd inverse log resample tile"),
     half_only=True,
     source="https://coremltools.readme.io/docs/typed-execution (half precision only); "
     "https://github.com/hollance/neural-engine (layers, by experiment)",

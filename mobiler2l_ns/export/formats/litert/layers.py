@@ -28,5 +28,7 @@ def read_layers(path: Path) -> list[Layer]:
             elif name == "TRANSPOSE_CONV":  # of the output's shape, the weights (out, height, width, in) and the input
                 _, weights, given = (subgraph.tensors[index].shape for index in operator.inputs[:3])
                 macs = math.prod(given) * math.prod(weights[:3])
+            elif name == "EMBEDDING_LOOKUP":
+                macs = math.prod(shape)  # one of the four pixels that a value is looked up between
             found.append(Layer(name, output.name.decode(), shape, types[output.type].lower(), int(macs)))
     return found

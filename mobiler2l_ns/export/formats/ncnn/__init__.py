@@ -17,8 +17,8 @@ from mobiler2l_ns.export.processor import Processor, names
 GPU = Processor(
     "ncnn's Vulkan GPU",
     runs=names(
-        "AbsVal BinaryOp Clip Concat Convolution Crop Deconvolution GELU Gemm InnerProduct MatMul MemoryData "
-        "Permute ReLU Reduction Reshape Sigmoid Slice TanH Tile UnaryOp"
+        "AbsVal BinaryOp Clip Concat Convolution Crop CumulativeSum Deconvolution Eltwise GELU Gemm GridSample "
+        "InnerProduct Interp MatMul MemoryData Permute ReLU Reduction Reshape Sigmoid Slice TanH Tile UnaryOp"
     ),
     falls_back=names("ExpandDims Squeeze"),
     source="https://github.com/Tencent/ncnn/tree/master/src/layer/vulkan (a file for each layer that has a shader)",

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mobiler2l_ns.export.layer import LOOKUP
+
 PARAM, BIN, METADATA = "model.param", "model.bin", "metadata.json"
 """Files of a package: layers, weights, names and shapes."""
 OUTPUT = "image"
@@ -47,6 +49,8 @@ class ParamLayer:
             return self.number(2) * math.prod(shape[:-1])
         if self.kind == "Gemm":  # by constant weights
             return math.prod(shape) * self.number(9)
+        if self.kind == "GridSample":
+            return math.prod(shape) * LOOKUP
         return math.prod(shape) * given[0][-1] if self.kind == "MatMul" else 0
 
     def stored(self) -> list[tuple[int, bool]]:

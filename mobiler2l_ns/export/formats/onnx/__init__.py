@@ -16,10 +16,10 @@ from mobiler2l_ns.export.processor import NNAPI_SOURCE, Processor, names
 NPU = Processor(
     "NNAPI-class NPU",
     runs=names(
-        "Abs Add MatMul Concat Conv DequantizeLinear Div Gemm Sigmoid Max Min Mul Neg Pad Pow ReduceMax "
-        "ReduceSum Relu Reshape Sin Sqrt Squeeze Unsqueeze Sub Tanh Tile Transpose ConvTranspose Cast"
+        "Abs Add MatMul Concat Conv DequantizeLinear Div Exp Floor Gather Gemm Log Sigmoid Max Min Mul Neg Pad Pow "
+        "ReduceMax ReduceSum Relu Reshape Sin Sqrt Squeeze Unsqueeze Sub Tanh Tile Transpose ConvTranspose Cast"
     ),
-    falls_back=names("Cos Erf Slice Split"),
+    falls_back=names("Cos CumSum Erf GridSample Slice Split"),
     source=NNAPI_SOURCE,
 )
 

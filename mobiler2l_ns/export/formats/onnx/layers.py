@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mobiler2l_ns.export.layer import Layer, convolution_macs
+from mobiler2l_ns.export.layer import LOOKUP, Layer, convolution_macs
 
 WEIGHTS = ("Identity", "DequantizeLinear", "Constant")
 """Operators that give weights, not activations."""
@@ -38,6 +38,10 @@ def layers_of(model: Any) -> list[Layer]:
             macs = convolution_macs(node.op_type, shapes[node.input[0]], shapes[node.input[1]], shape)
         elif node.op_type == "MatMul":
             macs = math.prod(shape) * shapes[node.input[0]][-1]
+        elif node.op_type == "GridSample":
+            macs = math.prod(shape) * LOOKUP
+        elif node.op_type == "Gather" and dtypes.get(name, "float32").startswith("float"):
+            macs = math.prod(shape)  # of the rows of one of the four pixels
         if node.op_type not in WEIGHTS:
             layers.append(Layer(node.op_type, name, shape, dtypes.get(name, "float32"), macs))
     return layers
