@@ -22,6 +22,12 @@ class Chords(NamedTuple):
         points = points_on_rays(self.start, self.along, t)
         return contract(points) if contracted else points
 
+    def within(self, box: Float[Tensor, "2 3"]) -> Chords:
+        """The same pieces in units of a box, whose least coordinates become -1 and whose largest 1."""
+        low, high = box
+        scale = 2.0 / (high - low)
+        return Chords((self.start - low) * scale - 1.0, self.along * scale)
+
     def part(self, index: Tensor) -> Chords:
         """Some of a list of rays, both of whose parts have shape (r, 3)."""
         return Chords(self.start[index], self.along[index])

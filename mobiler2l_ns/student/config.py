@@ -12,7 +12,7 @@ from typing import Literal
 
 from mobiler2l_ns.geometry.encoding import DepthSpacing, Jitter, encoding_channels
 
-CLOSE = 1.5
+CLOSE = 0.75
 """Rays across a picture, for each cell across the coarse density, that are close enough to place points by."""
 Activation = Literal["gelu", "relu", "none"]
 

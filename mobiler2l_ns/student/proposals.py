@@ -48,10 +48,14 @@ class Proposals(nn.Module):
         self.register_buffer("box", torch.tensor([[-1.0] * 3, [1.0] * 3]))
         self.register_buffer("density", torch.zeros(1, 1, cells, cells, cells))
 
-    def normalised(self, points: Float[Tensor, "*any 3"]) -> Float[Tensor, "*any 3"]:
-        """Points in units of the box, -1..1."""
+    def places(
+        self, rays: Chords, t: Float[Tensor, "k"] | Float[Tensor, "*rays k"], contracted: bool
+    ) -> Float[Tensor, "*rays k 3"]:
+        """Points of rays in units of the box, -1..1."""
+        if not contracted:
+            return rays.within(self.box).at(t, contracted=False)  # a ray has many points
         low, high = self.box
-        return (points - low) * (2.0 / (high - low)) - 1.0
+        return (rays.at(t, contracted=True) - low) * (2.0 / (high - low)) - 1.0
 
     def forward(
         self, rays: Chords, edges: Float[Tensor, "bins1"], contracted: bool
@@ -68,9 +72,14 @@ class Proposals(nn.Module):
             stands for: composited with these, all points weigh the same.
         """
         count, steps = self.shape.volume_points, edges.diff()
-        places = self.normalised(rays.at((edges[1:] + edges[:-1]) / 2, contracted))
+        places = self.places(rays, (edges[1:] + edges[:-1]) / 2, contracted)
+        views = len(places)
         optical = functional.grid_sample(
-            self.density, places.reshape(1, -1, 1, 1, 3), mode="bilinear", padding_mode="border", align_corners=True
+            self.density.expand(views, -1, -1, -1, -1),  # views are shared out among a CPU's threads
+            places.reshape(views, -1, 1, 1, 3),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,
         ).reshape(places.shape[:-1])
         passed = (-optical.cumsum(-1)).exp()
         stopped = 1.0 - passed[..., -1:]
@@ -121,7 +130,7 @@ class Proposals(nn.Module):
         stopped, reached = torch.zeros(2, cells**3, device=t.device)
         bin_index = torch.arange(bins, device=t.device)
         for part in torch.arange(len(t), device=t.device).split(RAYS_AT_ONCE):
-            places = self.normalised(rays.part(part).at((edges[1:] + edges[:-1]) / 2, contracted))
+            places = self.places(rays.part(part), (edges[1:] + edges[:-1]) / 2, contracted)
             inside = (places.abs() <= 1.0).all(-1)
             x, y, z = ((places + 1.0) / 2.0 * (cells - 1)).round().long().unbind(-1)
             cell = ((z * cells + y) * cells + x)[inside]

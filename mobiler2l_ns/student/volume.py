@@ -71,7 +71,7 @@ class Volume(nn.Module):
             block = fine.along.shape[1] // coarse.along.shape[1]
             if block > 1:
                 t, optical = (x.repeat_interleave(block, 1).repeat_interleave(block, 2) for x in (t, optical))
-            points = self.proposals.normalised(fine.at(t, contracted))
+            points = self.proposals.places(fine, t, contracted)
         values = self.values(functional.relu(self.hidden(self.look_up(points))))
         optical = optical * values[..., 0].clamp(-STEEPEST, STEEPEST).exp()
         weights = (optical - optical.cumsum(-1)).exp() * (1.0 - (-optical).exp())
