@@ -8,7 +8,7 @@ after network in each turn, so that a busy machine slows all alike. Without ``--
 alone.
 
 A network is a method, or a method with other settings of its student, such as
-``mobiler2l+width=192+num_blocks=8+volume_rays=4``. Where it has a volume, that shows a wall across ``--seen`` of the
+``mobiler2l+volume_rays=0+num_blocks=18``. Where it has a volume, that shows a wall across ``--seen`` of the
 picture; the page leaves out rays that nothing stops.
 """
 
