@@ -1,16 +1,17 @@
-"""What a client does, in plain NumPy, from manifest.json alone: rays, points and encoding, then one frame.
+"""What a client does, in plain NumPy, from manifest.json alone: rays, points and encoding, then one frame; and from
+volume.bin, where the student has a volume, what that shows.
 
     python scripts/reference_client.py EXPORT_FOLDER [--file mobiler2l-encoding.onnx] [--pose 0] [--png frame.png]
 
 Nothing of mobiler2l_ns is imported, but to stand in for Core ML where there is no Mac. Read this file to write a client
-in another language; ``encode`` is all that the contract "encoding" asks of it.
+in another language; ``encode`` is all that the contract "encoding" asks of it, "features" asks for ``composite`` too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,25 @@ def intrinsics_of(view: Mapping[str, Any]) -> Array:
     return np.array([[view["intrinsics"][name] for name in ("fx", "fy", "cx", "cy")]], np.float32)
 
 
-def low_res_rays(manifest: Mapping[str, Any], view: Mapping[str, Any], camera_to_world: Array) -> tuple[Array, Array]:
-    """One ray through the centre of each block of pixels.
+def rays_of(
+    manifest: Mapping[str, Any], view: Mapping[str, Any], camera_to_world: Array, finer: int = 1
+) -> tuple[Array, Array]:
+    """Rays through the centres of ``finer`` x ``finer`` squares of each block of pixels.
 
     Returns:
         Origin (3,) and directions (rows, columns, 3) in the world frame, of length 1 along the optical axis.
     """
     fx, fy, cx, cy = intrinsics_of(view)[0]
-    u = (np.arange(view["columns"], dtype=np.float32) + 0.5) * manifest["stride"]
-    v = (np.arange(view["rows"], dtype=np.float32) + 0.5) * manifest["stride"]
+    u = (np.arange(view["columns"] * finer, dtype=np.float32) + 0.5) * (manifest["stride"] / finer)
+    v = (np.arange(view["rows"] * finer, dtype=np.float32) + 0.5) * (manifest["stride"] / finer)
     x, y = np.meshgrid((u - cx) / fx, (cy - v) / fy)
     in_camera = np.stack([x, y, -np.ones_like(x)], axis=-1)
     return camera_to_world[:, 3], in_camera @ camera_to_world[:, :3].T
 
 
-def points_on_rays(manifest: Mapping[str, Any], origin: Array, directions: Array) -> Array:
-    """The K points of each ray, (rows, columns, K, 3)."""
-    points = manifest["points"]
-    places = np.array(points["places"], np.float32)[:, None]
+def points_on_rays(manifest: Mapping[str, Any], origin: Array, directions: Array, places: Array) -> Array:
+    """Points of each ray, (rows, columns, K, 3), at places (K,) or (rows, columns, K)."""
+    points, places = manifest["points"], places[..., None]
     if points["in"] == "planes":
         sampled = origin + places * directions[..., None, :]
     else:
@@ -68,7 +70,8 @@ def encode(manifest: Mapping[str, Any], view: Mapping[str, Any], camera_to_world
         view: one of a file's ``views``.
         camera_to_world: (3, 4), OpenGL camera axes, in the manifest's world frame.
     """
-    points = points_on_rays(manifest, *low_res_rays(manifest, view, camera_to_world.astype(np.float32)))
+    rays = rays_of(manifest, view, camera_to_world.astype(np.float32))
+    points = points_on_rays(manifest, *rays, np.array(manifest["points"]["places"], np.float32))
     scalars = points.reshape(*points.shape[:2], -1, 1)  # depth-major: x, y, z of the first point, then of the second
     angles = scalars * 2.0 ** np.arange(manifest["num_frequencies"], dtype=np.float32)
     channels = np.concatenate([np.sin(angles), np.cos(angles), scalars], axis=-1).reshape(*points.shape[:2], -1)
@@ -78,14 +81,105 @@ def encode(manifest: Mapping[str, Any], view: Mapping[str, Any], camera_to_world
     return channels.transpose(2, 0, 1)[None]
 
 
+def read_volume(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Array]:
+    """The arrays of the volume's file, by name."""
+    values = np.fromfile(folder / manifest["volume"]["file"], "<f2").astype(np.float32)
+    arrays = {}
+    for name, about in manifest["volume"]["arrays"].items():
+        first = about["offset"] // 2
+        arrays[name] = values[first : first + int(np.prod(about["shape"]))].reshape(about["shape"])
+    return arrays
+
+
+def look_up(table: Array, axes: Sequence[Array], index: tuple[Array, ...] = ()) -> Array:
+    """A table, linear between its entries.
+
+    Args:
+        table: its last axes may hold channels.
+        axes: places -1..1 on its first axes, the first axis last, as in x, y, z.
+        index: on the axes after those, whole numbers.
+    """
+    if not axes:
+        return table[index]
+    count = table.shape[len(axes) - 1]
+    place = (np.clip(axes[0], -1.0, 1.0) + 1.0) * np.float32((count - 1) / 2)
+    before = np.minimum(place.astype(int), count - 2)
+    near, far = (look_up(table, axes[1:], (at, *index)) for at in (before, before + 1))
+    return near + (far - near) * (place - before).reshape(*place.shape, *[1] * (near.ndim - place.ndim))
+
+
+def in_box(manifest: Mapping[str, Any], points: Array) -> Array:
+    """Points in units of the volume's box."""
+    low, high = (np.array(manifest["volume"]["box"][name], np.float32) for name in ("low", "high"))
+    return (points - low) * (2.0 / (high - low)) - 1.0
+
+
+def place_points(
+    manifest: Mapping[str, Any], view: Mapping[str, Any], camera_to_world: Array, density: Array
+) -> tuple[Array, Array]:
+    """Places and optical depths (rows, columns, points) of the rays that the volume's points are placed for."""
+    volume = manifest["volume"]
+    edges = np.array(volume["edges"], np.float32)
+    rays = rays_of(manifest, view, camera_to_world, volume["density_rays"][manifest["pitches"].index(view["pitch"])])
+    points = in_box(manifest, points_on_rays(manifest, *rays, (edges[1:] + edges[:-1]) / 2))
+    optical = look_up(density, tuple(np.moveaxis(points, -1, 0)))
+    sums = optical.cumsum(-1)
+    stopped = 1.0 - np.exp(-sums[..., -1:])
+    weights = np.exp(optical - sums) - np.exp(-sums) + volume["faint"] / (len(edges) - 1)
+    weights = weights / (stopped + volume["faint"])
+    before, index = weights.cumsum(-1) - weights, np.arange(volume["points"], dtype=np.float32)
+    shares = ((index[:, None] + 0.5) / volume["points"] - before[..., None, :]) / weights[..., None, :]
+    each = np.minimum(stopped, volume["solid"]) / volume["points"]
+    depths = np.log((1.0 - index * each) / (1.0 - (index + 1.0) * each))
+    return edges[0] + np.clip(shares, 0.0, 1.0) @ np.diff(edges), depths
+
+
+def composite(
+    manifest: Mapping[str, Any], view: Mapping[str, Any], camera_to_world: Array, arrays: Mapping[str, Array]
+) -> Array:
+    """What the volume shows of a view, the second input of the contract "features", (1, channels, rows, columns)
+    float32.
+
+    Args:
+        manifest, view, camera_to_world: as for ``encode``.
+        arrays: of the volume's file.
+    """
+    volume, camera_to_world = manifest["volume"], camera_to_world.astype(np.float32)
+    places, depths = place_points(manifest, view, camera_to_world, arrays["density"])
+    origin, directions = rays_of(manifest, view, camera_to_world, volume["rays"])
+    block = len(directions) // len(places)
+    places, depths = (values.repeat(block, 0).repeat(block, 1) for values in (places, depths))
+    x, y, z = np.moveaxis(in_box(manifest, points_on_rays(manifest, origin, directions, places)), -1, 0)
+    levels = [
+        look_up(front, (x, y)) + look_up(floor, (x, z)) + look_up(side, (y, z))
+        for front, floor, side in (array for name, array in arrays.items() if name != "density")
+    ]
+    hidden, values = (
+        (np.array(volume[name]["weight"], np.float32).T, np.array(volume[name]["bias"], np.float32))
+        for name in ("hidden", "values")
+    )
+    seen = np.maximum(np.concatenate(levels, -1) @ hidden[0] + hidden[1], 0.0) @ values[0] + values[1]
+    depths = depths * np.exp(seen[..., 0].clip(-volume["steepest"], volume["steepest"]))
+    weights = np.exp(depths - depths.cumsum(-1)) * (1.0 - np.exp(-depths))
+    features = (weights[..., None] * seen[..., 1:]).sum(-2)
+    features = np.concatenate([features, weights.sum(-1, keepdims=True)], axis=-1)
+    return features.transpose(2, 0, 1)[None].astype(np.float32)
+
+
 def inputs_of(
-    manifest: Mapping[str, Any], file: Mapping[str, Any], view: Mapping[str, Any], camera_to_world: Array
+    manifest: Mapping[str, Any],
+    file: Mapping[str, Any],
+    view: Mapping[str, Any],
+    camera_to_world: Array,
+    arrays: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
-    """All inputs of a package, by name, in the dtypes it wants."""
+    """All inputs of a package, by name, in the dtypes it wants; ``arrays`` are the volume's, if it wants features."""
     if file["contract"] == "pose":
         given = {"camera_to_world": camera_to_world[None], "intrinsics": intrinsics_of(view)}
     else:
         given = {"encoding": encode(manifest, view, camera_to_world)}
+    if arrays is not None:
+        given["features"] = composite(manifest, view, camera_to_world, arrays)
     if file["layout"] == "NHWC":
         given = {name: value.transpose(0, 2, 3, 1) if value.ndim == 4 else value for name, value in given.items()}
     if file["layout"] == "CHW":
@@ -167,7 +261,8 @@ def render(folder: Path, name: str, camera_to_world: Array, size: int = 0) -> Ar
     (file,) = (file for file in manifest["files"] if file["path"] == name)
     view = file["views"][size]
     package = OPEN[file["format"]](folder / name, view["function"])
-    picture = package(inputs_of(manifest, file, view, camera_to_world))
+    arrays = read_volume(folder, manifest) if file["contract"] == "features" else None
+    picture = package(inputs_of(manifest, file, view, camera_to_world, arrays))
     return np.asarray(picture, np.float32).transpose(1, 2, 0)
 
 

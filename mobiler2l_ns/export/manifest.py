@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export import volume_file
 from mobiler2l_ns.export.contract import MANIFEST
 from mobiler2l_ns.export.proof import Proof
 from mobiler2l_ns.geometry.encoding import SHORTEST_CHORD
@@ -35,11 +36,12 @@ class PackageFile:
     path: str
     """File or folder beside the manifest."""
     contract: str
-    """pose: camera_to_world and intrinsics in; encoding: the encoded low-resolution rays in."""
+    """pose: camera_to_world and intrinsics in; encoding: the encoded low-resolution rays in; features: those, and what
+    the client composites of the volume."""
     precision: str
     """Of the network's weights; rays and encoding, where they are part of the package, are float32."""
     bytes: int
-    """Size of the file, or of all files in the folder."""
+    """Size of the file, or of all files in the folder, and of the volume's file where the client needs it."""
     psnr_student: float
     """PSNR in dB to the PyTorch student on proof cameras, the least of all sizes."""
     psnr_photos: float | None
@@ -64,7 +66,7 @@ class PackageFile:
     warnings: list[str]
     """Operations that would leave the processor the package is meant for."""
     sha256: dict[str, str]
-    """Digest of each file."""
+    """Digest of each file, the volume's included where the client needs it."""
 
 
 def describe_view(function: str, view: PictureGeometry, pitch: float) -> dict[str, Any]:
@@ -119,6 +121,13 @@ def describe(student: Student) -> dict[str, Any]:
     height, width = capture.size()
     fx, fy, cx, cy = _numbers(capture.intrinsics)
     near, far = _numbers(capture.depth_range)
+    volume = {} if student.volume is None else {"volume": volume_file.describe(student)}
+    features = {
+        "features": {
+            "shape": [1, config.feature_channels, f"{config.volume_rays} rows", f"{config.volume_rays} columns"],
+            "layout": "what the volume shows of finer rays, composited in float32, and the accumulation: see volume",
+        }
+    }
     return {
         "format_version": 2,
         "generator": "mobiler2l-ns",
@@ -143,6 +152,7 @@ def describe(student: Student) -> dict[str, Any]:
                     "contraction and encoding",
                 }
             },
+            **({"features": features} if volume else {}),
         },
         "output": "RGBA, premultiplied: over a background b it gives rgb + (1 - alpha) * b" if config.alpha else "RGB",
         "size": {"height": height, "width": width},
@@ -184,6 +194,7 @@ def describe(student: Student) -> dict[str, Any]:
             "centre_box": _numbers(capture.get_buffer("centre_box")),
         },
         "held_out_poses": _numbers(capture.proof_poses),  # of the proof cameras
+        **volume,
     }
 
 
@@ -226,6 +237,8 @@ def write(
         for entry in earlier["files"]:
             name = entry.get("path") if isinstance(entry, dict) else None
             if not isinstance(name, str) or name in entries or not (previous.parent / name).exists():
+                continue
+            if entry.get("contract") == "features" and not (previous.parent / volume_file.NAME).exists():
                 continue
             if same and set(entry) == {field.name for field in fields(PackageFile)}:
                 entries[name] = entry

@@ -16,7 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from mobiler2l_ns import __version__
 from mobiler2l_ns.errors import UserError, unwritable
-from mobiler2l_ns.export import manifest
+from mobiler2l_ns.export import manifest, volume_file
 from mobiler2l_ns.export.clients import page as clients
 from mobiler2l_ns.export.contract import CONTRACTS, MANIFEST, Contract
 from mobiler2l_ns.export.format import Format
@@ -28,6 +28,8 @@ from mobiler2l_ns.export.summary import print_table
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
 
+BESIDE_VOLUME = 60.0
+"""The most PSNR in dB to the student that is asked of a package beside a volume, which is in half precision."""
 UNFINISHED = ".unfinished-"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """Begins the name of the folder that an export works in."""
@@ -137,6 +139,8 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         manifest.write_inside(package, student, sizes)
         job.form.finish(package)
     least = job.form.thresholds[job.precision]
+    if job.contract == "features":
+        least = min(least, BESIDE_VOLUME)
     proofs, views, run_by = [], [], []
     for name, (view, pitch) in job.views.items():
         runner = job.form.open(package, name)
@@ -146,6 +150,9 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         described = manifest.describe_view(name, view, pitch)
         views.append({**described, **manifest.describe_proof(proof, job.form.timed)})
     size, sha256 = manifest.digests(package)
+    if job.contract == "features":
+        more, volume = manifest.digests(work / volume_file.NAME)
+        size, sha256 = size + more, {**sha256, **volume}
     layers = job.form.layers(package, next(iter(job.views)))
     first = next(iter(graphs.values()))
     dtype = job.form.input_dtype(first, job.precision)
@@ -281,10 +288,11 @@ def _write_all(
         described = output_dir / MANIFEST
         if described.exists():
             manifest.read(described)  # before all the work, if it is something else
+        needed = [volume_file.write(work, student).name] if any(job.contract == "features" for job in jobs) else []
         files = [_write(student, job, reference, work) for job in jobs]
         left = manifest.write(work / MANIFEST, student, files, reference.psnr_photos(), described)
         clients.write(work / MANIFEST)
-        _move_in(work, [*(file.path for file in files), clients.NAME, MANIFEST], output_dir)
+        _move_in(work, [*(file.path for file in files), *needed, clients.NAME, MANIFEST], output_dir)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

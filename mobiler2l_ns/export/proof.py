@@ -19,6 +19,7 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.contract import Contract, Runner
 from mobiler2l_ns.export.graph import PoseToImage
 from mobiler2l_ns.export.proof_photos import ProofPhoto
+from mobiler2l_ns.export.volume_graph import with_volume_in_half
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.renderer import Student
 
@@ -119,6 +120,8 @@ def prove(
     """
     expected = reference.pictures(view)
     encoder = PoseToImage(reference.student, view, pitch).eval()
+    if contract == "features":
+        encoder = with_volume_in_half(encoder)  # what the client has
     intrinsics = torch.tensor([view.intrinsics])
     squared, count, photos, seconds = 0.0, 0, [], []
     poses = reference.student.capture.proof_poses.cpu()

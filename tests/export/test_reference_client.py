@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from short_run import load_script
-from small_student import VARIANTS, make_student
+from small_student import VARIANTS, VOLUMES, make_student
 
 from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.graph import PoseToImage
 from mobiler2l_ns.export.package import Request, export_packages
+from mobiler2l_ns.export.volume_graph import with_volume_in_half
 
 FORMATS = all_formats()
 
@@ -29,11 +30,28 @@ def test_plain_numpy_encodes_like_the_student(name, tmp_path):
     np.testing.assert_allclose(client.encode(manifest, view, pose.numpy()), expected.numpy(), atol=5e-5)
 
 
+@pytest.mark.parametrize("name", VOLUMES)
+def test_plain_numpy_composites_like_the_student(name, tmp_path):
+    student = make_student(**VOLUMES[name], num_blocks=1, sr_blocks=1)
+    (file,) = export_packages(student, [Request("onnx", "features", "fp16")], tmp_path)
+    manifest, pose = json.loads((tmp_path / "manifest.json").read_text()), student.capture.proof_poses[1]
+    arrays = client.read_volume(tmp_path, manifest)
+    half = sum(table.numel() for table in (student.volume.proposals.density, *student.volume.planes))
+    assert (tmp_path / "volume.bin").stat().st_size == 2 * half == manifest["volume"]["bytes"]
+    graph = PoseToImage(student).eval()
+    expected = with_volume_in_half(graph).volume(pose[None], student.capture.intrinsics[None]).numpy()
+    got = client.composite(manifest, file.views[0], pose.numpy(), arrays)
+    np.testing.assert_allclose(got, expected, atol=2e-3)
+    assert np.sqrt(np.square(got - expected).mean()) < 1e-4 < 0.05 < expected.std()
+    picture = student.render(student.training_camera(pose)).numpy()
+    assert -10 * np.log10(np.mean((client.render(tmp_path, file.path, pose.numpy()) - picture) ** 2)) > 50
+
+
 CASES = [
     (name, contract)
     for name, form in FORMATS.items()
     if form.missing() is None and not form.stands_alone  # a page is its own client
-    for contract in form.contracts
+    for contract in form.contracts_of(make_student())
 ]
 
 

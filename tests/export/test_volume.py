@@ -9,6 +9,7 @@ from small_student import VOLUMES, make_student
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.graph import PoseToImage, graph_of
+from mobiler2l_ns.export.manifest import digests
 from mobiler2l_ns.export.package import Request, export_packages
 
 FORMATS = all_formats()
@@ -58,3 +59,23 @@ def test_without_operators_that_look_up_a_volume_the_network_alone_is_written(tm
 def test_a_student_without_a_volume_has_no_features(tmp_path):
     with pytest.raises(UserError, match="This student has no volume"):
         export_packages(make_student(), [Request("onnx", "features")], tmp_path)
+
+
+GRAPHS = [name for name in ("coreml", "onnx", "litert", "ncnn") if FORMATS[name].missing() is None]
+"""Formats that look the volume up themselves, in operations that can be read."""
+
+
+@pytest.mark.parametrize("format_name", GRAPHS)
+def test_lookups_are_counted_and_the_volume_is_stored_in_half(format_name, tmp_path):
+    form = FORMATS[format_name]
+    precision = "int8" if form.precision == "fp32" else "fp16"
+    student = make_student(**{**VOLUMES["sphere"], "volume_cells": (128,)}, num_blocks=1, sr_blocks=1)
+    requests = [Request(format_name, contract, precision) for contract in ("pose", "features")]
+    whole, alone = export_packages(student, requests, tmp_path)
+    assert min(whole.psnr_student, alone.psnr_student) >= form.thresholds[precision]
+    values = 3 * 6 * 128**2
+    assert 2 * values < whole.bytes - digests(tmp_path / alone.path)[0] < 3 * values
+    macs = [sum(layer.macs for layer in form.layers(tmp_path / file.path, "main")) for file in (whole, alone)]
+    coarse, fine, hidden = 12 * 16, 24 * 32 * 3, 16
+    lookups = 4 * (2 * 12 * coarse + 3 * 6 * fine)
+    assert macs[0] - macs[1] == lookups + fine * (6 * hidden + hidden * 9)
