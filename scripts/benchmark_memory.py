@@ -132,7 +132,7 @@ def train(photos: int, width: int, height: int, device: str) -> dict[str, float]
 
             phase.enter = noted
 
-        _, distil, finetune = pipeline._phases.values()
+        _, distil, finetune = pipeline.phases.values()
         noting(distil, "teacher")
         noting(finetune, "distil")
         trainer.train()

@@ -9,6 +9,7 @@ OUT="${OUT:-demo_output}"
 RUN="$OUT/demo/mobiler2l-tiny/$(date +%Y-%m-%d_%H%M%S)"
 CONFIG="$RUN/config.yml"
 DEVICE="$(python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')"
+MINUTES="${MINUTES:-7}" # of training; scene, evaluation and packages come on top
 SECONDS=0
 
 say "1/4  The demo scene"
@@ -16,7 +17,8 @@ python scripts/make_demo_scene.py "$OUT/scene"
 
 say "2/4  Training: teacher, distillation, fine-tuning"
 ns-train mobiler2l-tiny --data "$OUT/scene" --output-dir "$OUT" --experiment-name demo \
-    --timestamp "$(basename "$RUN")" --vis tensorboard --machine.device-type "$DEVICE" blender-data
+    --timestamp "$(basename "$RUN")" --vis tensorboard --machine.device-type "$DEVICE" \
+    --pipeline.minutes "$MINUTES" blender-data
 
 say "3/4  Evaluation on test views"
 ns-eval --load-config "$CONFIG" --output-path "$RUN/eval.json" --render-output-path "$RUN/eval_images"

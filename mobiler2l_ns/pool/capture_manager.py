@@ -150,6 +150,11 @@ class CaptureDataManager(VanillaDataManager):
         self._train_photos.free()
         self._eval_photos.free()
 
+    def draw_photos_anew(self) -> None:
+        """Forget which photos rays are drawn from, where they are a part of all."""
+        if self._train_photos.count < len(self.train_dataset):
+            self._train_photos.free()
+
     def get_train_rays_per_batch(self) -> int:
         """Rays in the newest batch, for nerfstudio's measure of speed."""
         return self._rays_in_batch

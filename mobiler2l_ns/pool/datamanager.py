@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -218,6 +220,21 @@ class MobileR2LDataManager(CaptureDataManager):
                 "trained over one colour has learned to paint it: let this method train one, or give its run "
                 "--pipeline.model.background-color random"
             )
+
+    @contextmanager
+    def rehearsing(self, views: int) -> Iterator[None]:
+        """Within it there is a small pool, to be filled; after it all is as if nothing had been drawn or rendered."""
+        names = ("pool", "extent", "_refresh", "_owed_views", "_rays_in_batch", "train_count")
+        before, drawn = {name: getattr(self, name) for name in names}, self.generator.get_state()
+        self.pool = self._empty_pool(views, 1e9, self._pool_device(views))
+        self.extent, self._owed_views = SceneExtent(), -math.inf
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self, name, value)
+            self.generator.set_state(drawn)
+            self.draw_photos_anew()
 
     def _cache_file(self, fingerprint: str) -> Path | None:
         if self.config.cache_dir is None:

@@ -135,6 +135,11 @@ class RunLog:
         self.now = replace(self.now, seconds=self._before, psnr=newest)
         self.note("start", step, time=time.strftime("%Y-%m-%d %H:%M:%S"), **facts)
 
+    def follow(self, plan: PhasePlan) -> None:
+        """The run has another plan from here on."""
+        self.plan = plan
+        self.now = replace(self.now, steps=plan.length(self.now.phase))
+
     def note(self, event: str, step: int, **facts: Any) -> None:
         """Write a line."""
         if self._path is None:

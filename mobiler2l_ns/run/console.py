@@ -140,15 +140,18 @@ class PhaseWriterConfig(LocalWriterConfig):
     """Target class to instantiate."""
 
 
-def print_plan(method: str, plan: PhasePlan, parameters: int, capture: Path | None, run: Path) -> None:
-    """What a run is going to do, and where."""
+def print_plan(
+    method: str, plan: PhasePlan, parameters: int, capture: Path | None, run: Path, minutes: float | None = None
+) -> None:
+    """What a run is going to do, and where; in ``minutes``, if its steps follow from them."""
     CONSOLE.rule(f"[bold green]{method}")
     phases = [f"{phase.value} {plan.length(phase)}" for phase in Phase if plan.length(phase) > 0]
+    steps = f"{' + '.join(phases)} = {plan.total}"
     print_facts(
         {
             "capture": str(capture),
             "student": f"{parameters:,} parameters",
-            "steps": f"{' + '.join(phases)} = {plan.total}",
+            "steps": steps if minutes is None else f"as many as {minutes:g} minutes are enough for",
             "run": f"{run}",
             "settings": f"{run / 'config.yml'}",
         }

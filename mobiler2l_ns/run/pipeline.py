@@ -32,6 +32,7 @@ from mobiler2l_ns.run.console import announce
 from mobiler2l_ns.run.distil import Distil
 from mobiler2l_ns.run.finetune import FineTune
 from mobiler2l_ns.run.phase import TrainingPhase
+from mobiler2l_ns.run.resumed import check_same_pictures
 from mobiler2l_ns.run.selection import BestStudent
 from mobiler2l_ns.run.teach import Teach
 from mobiler2l_ns.saved_run import SavedRun, check_weights
@@ -77,6 +78,11 @@ class MobileR2LPipelineConfig(VanillaPipelineConfig):
     """Steps of distillation on pseudo views."""
     finetune_steps: int = 5_000
     """Steps of fine-tuning on the photos, mixed with pseudo views; 0 leaves it out."""
+
+    minutes: float | None = None
+    """Time for the whole run, its report included: the machine is measured, and the steps of all phases and the number
+    of pseudo views follow from its speed. Of the steps above counts only in which proportion the student is distilled
+    and fine-tuned. A run that is resumed keeps its steps. None: as many steps as are given."""
 
     growth_shares: tuple[float, ...] = (0.07, 0.2, 0.5)
     """Shares of the backbone's residual blocks that are trained in the first stages of distillation; none: all at
@@ -141,7 +147,7 @@ class MobileR2LPipeline(VanillaPipeline):
 
     Attributes:
         plan, growth, pruning: what happens when.
-        phase: the one that a step belongs to.
+        phases, phase: all of them, and the one that a step belongs to.
         log: what has happened so far.
         student_optimizer, best_student: see ``phase.Run``.
     """
@@ -169,8 +175,8 @@ class MobileR2LPipeline(VanillaPipeline):
         self.panel = Panel(self)
         self.student_optimizer: torch.optim.Optimizer | None = None
         self.best_student: BestStudent | None = None
-        self._phases: dict[Phase, TrainingPhase] = {phase.name: phase(self) for phase in (Teach, Distil, FineTune)}
-        self.phase = self._phases[self.plan.at(0)]
+        self.phases: dict[Phase, TrainingPhase] = {phase.name: phase(self) for phase in (Teach, Distil, FineTune)}
+        self.phase = self.phases[self.plan.at(0)]
         self._entered: TrainingPhase | None = None
         self._photos_of_teacher: list[Path] | None = None
         self._optimizers: Optimizers | None = None
@@ -256,33 +262,13 @@ class MobileR2LPipeline(VanillaPipeline):
         return picture
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        self.phase = self._phases[self.plan.at(step)]
+        self.phase = self.phases[self.plan.at(step)]
         check_weights(self.model, loaded_state, "this run")
         if self._trains:
-            self._check_same_pictures(loaded_state)
+            check_same_pictures(self.model.student.capture, loaded_state)
         if any(name.startswith("best_student.") for name in loaded_state):
             self.best_student = BestStudent(self.model.student)
         super().load_pipeline(loaded_state, step)
-
-    def _check_same_pictures(self, loaded_state: dict[str, Any]) -> None:
-        """See that what is resumed was trained on this capture, in this size.
-
-        Raises:
-            UserError: if it was not.
-        """
-        prefix = next(name for name in loaded_state if name.endswith("student.capture.start_pose"))
-        prefix = prefix.removesuffix("start_pose")
-        recorded = ("image_size", "world_transform", "start_pose")
-        saved = {name: loaded_state[prefix + name].cpu() for name in recorded}
-        now = {name: self.model.student.capture.get_buffer(name).cpu() for name in saved}
-        if not torch.equal(saved["image_size"], now["image_size"]):
-            (height, width), (was_high, was_wide) = now["image_size"].tolist(), saved["image_size"].tolist()
-            raise UserError(
-                f"The checkpoint is of pictures of {was_wide} x {was_high} pixels, these are {width} x {height}: "
-                "resume with the same --pipeline.datamanager.max-image-size and the same photos"
-            )
-        if any(not torch.allclose(saved[name], now[name], atol=1e-3) for name in saved):
-            raise UserError("The checkpoint is of another capture, whose cameras are not these: give the same --data")
 
     def get_extra_state(self) -> Tensor:
         """Where torch's random numbers and those of poses and batches are, so that a resumed run does not draw again
@@ -304,7 +290,7 @@ class MobileR2LPipeline(VanillaPipeline):
 
     def begin_step(self, step: int) -> None:
         """Pass a step to its phase, which is entered first if it has not been here."""
-        self.phase = self._phases[self.plan.at(step)]
+        self.phase = self.phases[self.plan.at(step)]
         if self.phase is not self._entered:
             self._entered = self.phase
             announce(self.plan, step)
@@ -319,6 +305,11 @@ class MobileR2LPipeline(VanillaPipeline):
         outputs = self._model(rays)  # through what averages gradients over several devices
         losses, metrics = self.phase.loss(outputs, batch)
         return outputs, losses, metrics
+
+    def follow(self, plan: PhasePlan) -> None:
+        """Go by another plan from here on, of the same steps up to here."""
+        self.plan = plan
+        self.log.follow(plan)
 
     def end_step(self, step: int) -> None:
         """Tell the phase of a step that it is over, and after its last step that the phase is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import sys
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from mobiler2l_ns.progress.phases import Phase
 from mobiler2l_ns.run import console, distributed
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline, MobileR2LPipelineConfig
 from mobiler2l_ns.run.schedule import StudentSchedulerConfig
+from mobiler2l_ns.run.timekeeper import Timekeeper, is_resumed, keep_plan
 from mobiler2l_ns.saved_run import newest_checkpoint, read_checkpoint
 from mobiler2l_ns.student.network import StudentNetwork
 
@@ -55,6 +57,7 @@ class MobileR2LTrainerConfig(TrainerConfig):
 
     def save_config(self) -> None:
         self.pipeline.adopt_teacher()
+        keep_plan(self)
         try:
             super().save_config()
         except OSError as error:
@@ -64,13 +67,13 @@ class MobileR2LTrainerConfig(TrainerConfig):
         """The plan of the run; its several hundred settings are in its config.yml."""
         # The teacher may bring the capture, which names the folder of the run from here on.
         self.pipeline.adopt_teacher()
+        keep_plan(self)
         with torch.device("meta"):
             parameters = sum(value.numel() for value in StudentNetwork(self.pipeline.model).parameters())
         manager = self.pipeline.datamanager
         capture = self.data or manager.data or getattr(manager.dataparser, "data", None)
-        console.print_plan(
-            self.method_name or "mobiler2l", self.pipeline.plan(), parameters, capture, self.get_base_dir()
-        )
+        name, plan, run = self.method_name or "mobiler2l", self.pipeline.plan(), self.get_base_dir()
+        console.print_plan(name, plan, parameters, capture, run, None if is_resumed(self) else self.pipeline.minutes)
 
 
 class Scaler(GradScaler):
@@ -91,12 +94,16 @@ class MobileR2LTrainer(Trainer):
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             raise UserError("torch finds no NVIDIA GPU here: train on the CPU with --machine.device-type cpu")
         distributed.set_up_rank(config.machine.device_type, local_rank)
+        keep_plan(config)
         if world_size > 1:
             # The other ranks wait at the end, and take half an hour of waiting for a failure.
             config.viewer.quit_on_train_completion = True
         super().__init__(config, local_rank, world_size)
         # nerfstudio takes one with a GPU in the machine, whether it trains on that or not.
         self.grad_scaler = Scaler(enabled=self.mixed_precision or config.use_grad_scaler)
+        self.student_schedule: StudentSchedulerConfig | None = None
+        is_timed = config.pipeline.minutes is not None and not is_resumed(config)
+        self.timekeeper = Timekeeper(self) if is_timed else None
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         super().setup(test_mode)
@@ -104,12 +111,13 @@ class MobileR2LTrainer(Trainer):
             self._open_log()
             if test_mode == "val":
                 # Written once before, but what is trained is known only now.
-                self._save_config()
+                self.write_config()
                 manager, capture = self.pipeline.datamanager, self.pipeline.model.student.capture
                 record_proof_photos(self.base_dir, manager.eval_dataset, capture.proof_poses)
         self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._finish))
 
-    def _save_config(self) -> None:
+    def write_config(self) -> None:
+        """Write config.yml again, whole or not at all."""
         path = self.base_dir / "config.yml"
         partial = path.with_name(f"{path.name}.{os.getpid()}.part")
         partial.write_text(yaml.dump(self.config), encoding="utf8")
@@ -126,11 +134,17 @@ class MobileR2LTrainer(Trainer):
                 each.follow(log, self.checkpoint_dir)
 
     def setup_optimizers(self) -> Optimizers:
+        if self.timekeeper is not None:
+            self.timekeeper.settle(self._build_optimizers())
+        return self._build_optimizers()
+
+    def _build_optimizers(self) -> Optimizers:
         optimizers = dict(self.config.optimizers)
         student = dict(optimizers["student"])
         if isinstance(student["scheduler"], StudentSchedulerConfig):
             pipeline = self.config.pipeline
-            student["scheduler"] = replace(student["scheduler"], plan=pipeline.plan(), growth=pipeline.growth())
+            self.student_schedule = replace(student["scheduler"], plan=pipeline.plan(), growth=pipeline.growth())
+            student["scheduler"] = self.student_schedule
         # All schedules tick from the first step on, also the student's, long before its optimizer does.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         built = Optimizers({**optimizers, "student": student}, self.pipeline.get_param_groups())
@@ -162,6 +176,9 @@ class MobileR2LTrainer(Trainer):
         if self._start_step >= total:
             CONSOLE.print(f"This run is complete: its checkpoint is at step {self._start_step - 1} of {total}")
             self.step = self._start_step - 1
+        if self.timekeeper is not None:
+            # How many there will be is known only when the last phase begins: the last step ends the loop.
+            self.config.max_num_iterations = sys.maxsize
         try:
             super().train()
         finally:
@@ -169,7 +186,14 @@ class MobileR2LTrainer(Trainer):
                 if isinstance(each, console.PhaseWriter):
                     each.close()
 
+    def _after_train(self) -> None:
+        # A loop that is ended by its last step has begun one more.
+        self.step = min(self.step, self.config.pipeline.plan().total - 1)
+        super()._after_train()
+
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
+        if self.timekeeper is not None:
+            self.timekeeper.look_at_the_clock(step)
         self._set_student_rates(step)
         plan = self.config.pipeline.plan()
         if plan.at(step) is not Phase.TEACHER and self.grad_scaler.is_enabled():
@@ -181,6 +205,8 @@ class MobileR2LTrainer(Trainer):
         if plan.at(step + 1) is not plan.at(step):
             # The next phase starts with long work on what this one has learned.
             self.save_checkpoint(step)
+        if self.timekeeper is not None and step + 1 >= plan.total:
+            self.stop_training = True
         return loss, losses, metrics
 
     def _set_student_rates(self, step: int) -> None:
