@@ -4,9 +4,9 @@
     python scripts/benchmark_distillation.py --data ../lego --resolution 200 --minutes 10 --recipes paper,default
 
 A recipe is a method's config, by its name without "mobiler2l-" (default: mobiler2l; lightfield: mobiler2l without its
-volume), and may have fields of its pipeline replaced: ``default+model.jitter="ray"+datamanager.views_per_batch=8``. The clock runs during training steps
-only. ``default@own`` is a recipe with a network of its own while the others share ``--network``. The learning rate
-follows each recipe's own schedule, with the run's end where the clock will be at zero.
+volume), and may have fields of its pipeline replaced: ``default+model.jitter="ray"+datamanager.views_per_batch=8``. The
+clock runs during training steps only. ``default@own`` is a recipe with a network of its own while the others share
+``--network``. The learning rate follows each recipe's own schedule, with the run's end where the clock will be at zero.
 """
 
 from __future__ import annotations

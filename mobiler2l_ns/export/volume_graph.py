@@ -59,10 +59,10 @@ def with_volume_in_half(graph: G) -> G:
 
 
 class Sample(nn.Module):
-    """A picture at places (1, points, rays, 1), -1..1 from the middle of its first pixel to that of its last."""
+    """A picture at places (1, points, rays), -1..1 from the middle of its first pixel to that of its last."""
 
     def forward(self, picture: Float[Tensor, "1 c h w"], x: Tensor, y: Tensor) -> Float[Tensor, "1 c points rays"]:
-        places = torch.cat([x, y], dim=3)
+        places = torch.stack([x, y], dim=3)
         return functional.grid_sample(picture, places, mode="bilinear", padding_mode="border", align_corners=True)
 
 
@@ -77,13 +77,10 @@ class PointGraph(nn.Module):
         self.shifts = [-1.0 - a * scale for a, scale in zip(low, self.scales, strict=True)]
 
     def forward(
-        self, start: Float[Tensor, "1 3 #rays"], along: Float[Tensor, "1 3 rays"], t: Float[Tensor, "1 k #rays 1"]
-    ) -> list[Float[Tensor, "1 k rays 1"]]:
+        self, start: Float[Tensor, "1 3 #rays"], along: Float[Tensor, "1 3 rays"], t: Float[Tensor, "1 k #rays"]
+    ) -> list[Float[Tensor, "1 k rays"]]:
         """x, y and z at places t of each ray."""
-        axes = [
-            begin.reshape(1, 1, -1, 1) + t * way.reshape(1, 1, -1, 1)
-            for begin, way in zip(start.split(1, dim=1), along.split(1, dim=1), strict=True)
-        ]
+        axes = [begin + t * way for begin, way in zip(start.split(1, dim=1), along.split(1, dim=1), strict=True)]
         if self.contracted:
             x, y, z = (axis.abs() for axis in axes)
             size = torch.maximum(torch.maximum(x, y), z).clamp(min=1.0)
@@ -111,7 +108,7 @@ class ProposalGraph(nn.Module):
         slices = functional.pad(volume.proposals.density[0, 0], (0, 0, 0, 0, 0, self.tiles**2 - self.cells))
         atlas = slices.unflatten(0, (self.tiles, self.tiles)).transpose(1, 2).flatten(2).flatten(0, 1)
         self.atlas = Stored(atlas[None, None])
-        self.register_buffer("middles", ((edges[1:] + edges[:-1]) / 2).reshape(1, -1, 1, 1))
+        self.register_buffer("middles", ((edges[1:] + edges[:-1]) / 2).reshape(1, -1, 1))
         self.register_buffer("steps", edges.diff().reshape(1, 1, -1, 1))
         index = torch.arange(self.count, dtype=torch.float32)
         self.register_buffer("quantiles", ((index + 0.5) / self.count).reshape(1, -1, 1, 1))
@@ -127,7 +124,7 @@ class ProposalGraph(nn.Module):
         return torch.cat([slices, torch.cat([slices.narrow(3, cells, side), below], dim=3)], dim=1)
 
     def look_up(self, x: Tensor, y: Tensor, z: Tensor) -> Float[Tensor, "1 bins rays"]:
-        """The coarse density at places (1, bins, rays, 1), linear between the middles of its cells."""
+        """The coarse density at places (1, bins, rays), linear between the middles of its cells."""
         last, side = self.cells - 1, self.cells * self.tiles
         x, y, z = ((axis.clamp(-1.0, 1.0) + 1.0) * (last / 2) for axis in (x, y, z))
         slice_ = z.clamp(max=last - 0.5).floor()
@@ -135,9 +132,8 @@ class ProposalGraph(nn.Module):
         across = x + (slice_ - row * self.tiles) * self.cells
         down = y + row * self.cells
         places = across * (2 / (side - 1)) - 1.0, down * (2 / (side - 1)) - 1.0
-        near, far = self.sample(self.pairs(), *places).split(1, dim=1)
-        share = (z - slice_).reshape(near.shape)
-        return (near + (far - near) * share).reshape(1, self.bins, -1)
+        near, far = (values.squeeze(1) for values in self.sample(self.pairs(), *places).split(1, dim=1))
+        return near + (far - near) * (z - slice_)
 
     def forward(
         self, start: Float[Tensor, "1 3 #rays"], along: Float[Tensor, "1 3 rays"]
@@ -194,7 +190,7 @@ class VolumeGraph(nn.Module):
         return tuple(getattr(self, f"plane_{level}_{axis}")() for axis in range(3))
 
     def values_at(self, x: Tensor, y: Tensor, z: Tensor) -> Float[Tensor, "1 values k rays"]:
-        """Density and features at places (1, k, rays, 1) in units of the box."""
+        """Density and features at places (1, k, rays) in units of the box."""
         levels = []
         for level in range(self.levels):
             front, floor, side = self.planes(level)
@@ -207,7 +203,7 @@ class VolumeGraph(nn.Module):
         """Features and accumulation."""
         t, optical = self.proposals(*self.coarse(camera_to_world, intrinsics))
         t, optical = self._finer(t), self._finer(optical)
-        x, y, z = self.points(*self.fine(camera_to_world, intrinsics), t[..., None])
+        x, y, z = self.points(*self.fine(camera_to_world, intrinsics), t)
         values = self.values_at(x, y, z)
         density, features = values.split([1, values.shape[1] - 1], dim=1)
         optical = optical[:, None] * density.clamp(-STEEPEST, STEEPEST).exp()

@@ -30,8 +30,8 @@ class _Gather(nn.Module):
         pixels = picture.permute(0, 2, 3, 1).reshape(height * width, channels)
         x, y = ((place.clamp(-1.0, 1.0) + 1.0) * ((n - 1) / 2) for place, n in ((x, width), (y, height)))
         left, top = x.clamp(max=width - 1.5).floor(), y.clamp(max=height - 1.5).floor()
-        across, down = x - left, y - top
-        first = (top * width + left).to(torch.int32).squeeze(3)
+        across, down = (x - left)[..., None], (y - top)[..., None]
+        first = (top * width + left).to(torch.int32)
         corners = [functional.embedding(first + step, pixels) for step in (0, 1, width, width + 1)]
         upper, lower = (a + (b - a) * across for a, b in (corners[:2], corners[2:]))
         return (upper + (lower - upper) * down).permute(0, 3, 1, 2)

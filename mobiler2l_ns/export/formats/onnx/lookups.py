@@ -21,15 +21,17 @@ G = TypeVar("G", bound=nn.Module)
 
 
 def gathered(plane: Float[Tensor, "1 c h w"], x: Tensor, y: Tensor) -> Float[Tensor, "places c"]:
-    """What ``volume_graph.sample`` gives at places (1, k, rays, 1), a row a place."""
+    """What ``volume_graph.sample`` gives at places (1, k, rays), a row a place."""
     cells = plane.shape[3]
     table = plane.reshape(plane.shape[1], -1).T
-    x, y = ((axis.reshape(-1, 1).clamp(-1.0, 1.0) + 1.0) * ((cells - 1) / 2) for axis in (x, y))
+    x, y = ((axis.reshape(-1).clamp(-1.0, 1.0) + 1.0) * ((cells - 1) / 2) for axis in (x, y))
     column, row = (axis.clamp(max=cells - 1.5).floor() for axis in (x, y))
-    right, below = x - column, y - row
-    first = (row * cells + column).reshape(-1).long()
-    above = table[first] * (1.0 - right) + table[first + 1] * right
-    return above * (1.0 - below) + (table[first + cells] * (1.0 - right) + table[first + cells + 1] * right) * below
+    right, below = (x - column)[:, None], (y - row)[:, None]
+    first = (row * cells + column).long()
+    above, under = (
+        left + (table[place + 1] - left) * right for place in (first, first + cells) for left in (table[place],)
+    )
+    return above + (under - above) * below
 
 
 class GatheredVolume(VolumeGraph):
@@ -42,7 +44,7 @@ class GatheredVolume(VolumeGraph):
             levels.append(gathered(front, x, y) + gathered(floor, x, z) + gathered(side, y, z))
         hidden, values = ((layer.weight[:, :, 0, 0].T, layer.bias) for layer in (self.hidden, self.values))
         rows = functional.relu(torch.cat(levels, dim=1) @ hidden[0] + hidden[1]) @ values[0] + values[1]
-        return rows.reshape(1, *x.shape[1:3], -1).permute(0, 3, 1, 2)
+        return rows.reshape(1, *x.shape[1:], -1).permute(0, 3, 1, 2)
 
 
 def with_gathered_volume(graph: G) -> G:
