@@ -159,8 +159,9 @@ def composite(
         for name in ("hidden", "values")
     )
     seen = np.maximum(np.concatenate(levels, -1) @ hidden[0] + hidden[1], 0.0) @ values[0] + values[1]
-    depths = depths * np.exp(seen[..., 0].clip(-volume["steepest"], volume["steepest"]))
-    weights = np.exp(depths - depths.cumsum(-1)) * (1.0 - np.exp(-depths))
+    steepest = float(volume["steepest"])
+    optical: Array = depths * np.exp(np.clip(seen[..., 0], -steepest, steepest))
+    weights = np.exp(optical - optical.cumsum(-1)) * (1.0 - np.exp(-optical))
     features = (weights[..., None] * seen[..., 1:]).sum(-2)
     features = np.concatenate([features, weights.sum(-1, keepdims=True)], axis=-1)
     return features.transpose(2, 0, 1)[None].astype(np.float32)

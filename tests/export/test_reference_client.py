@@ -36,10 +36,13 @@ def test_plain_numpy_composites_like_the_student(name, tmp_path):
     (file,) = export_packages(student, [Request("onnx", "features", "fp16")], tmp_path)
     manifest, pose = json.loads((tmp_path / "manifest.json").read_text()), student.capture.proof_poses[1]
     arrays = client.read_volume(tmp_path, manifest)
+    assert student.volume is not None
     half = sum(table.numel() for table in (student.volume.proposals.density, *student.volume.planes))
     assert (tmp_path / "volume.bin").stat().st_size == 2 * half == manifest["volume"]["bytes"]
     graph = PoseToImage(student).eval()
-    expected = with_volume_in_half(graph).volume(pose[None], student.capture.intrinsics[None]).numpy()
+    volume = with_volume_in_half(graph).volume
+    assert volume is not None
+    expected = volume(pose[None], student.capture.intrinsics[None]).numpy()
     got = client.composite(manifest, file.views[0], pose.numpy(), arrays)
     np.testing.assert_allclose(got, expected, atol=2e-3)
     assert np.sqrt(np.square(got - expected).mean()) < 1e-4 < 0.05 < expected.std()
