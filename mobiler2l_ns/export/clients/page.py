@@ -51,7 +51,7 @@ def snippets(manifest: Mapping[str, Any]) -> list[Snippet]:
         values = _values(manifest, file)
         for kind in all_formats()[file["format"]].clients:
             code = environment.get_template(kind.template).render(values).strip("\n") + "\n"
-            checked = kind.checked + (kind.encoding_checked if file["contract"] == "encoding" else "")
+            checked = kind.checked + (kind.encoding_checked if file["contract"] != "pose" else "")
             found.append(
                 Snippet(file["path"], kind.platform, kind.language, code, kind.needs, checked, kind.documentation)
             )
@@ -125,5 +125,42 @@ def _values(manifest: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, A
         "radius": _number(points["radius"]),
         "least": _number(points["shortest_half_chord"] ** 2),
         "contracted": manifest["contracted"],
+        "volume": _volume(manifest, view) if file["contract"] == "features" else None,
         "log_pitch": _number(np.log2(view["pitch"])) if len(manifest["pitches"]) > 1 else None,
+    }
+
+
+def _volume(manifest: Mapping[str, Any], view: Mapping[str, Any]) -> dict[str, Any]:
+    """What the templates may use of a volume; places in volume.bin are counted in its numbers."""
+    volume = manifest["volume"]
+    low, high = (np.array(volume["box"][name]) for name in ("low", "high"))
+    rays = volume["density_rays"][manifest["pitches"].index(view["pitch"])]
+    levels: list[dict[str, int]] = []
+    for name, about in volume["arrays"].items():
+        if name != "density":
+            _, cells, _, channels = about["shape"]
+            at = {"first": about["offset"] // 2, "cells": cells, "channels": channels, "size": cells**2 * channels}
+            levels.append({**at, "sums": sum(level["channels"] for level in levels)})
+    maps = {
+        name: {part: _numbers(np.ravel(volume[name][part]).tolist()) for part in ("weight", "bias")}
+        for name in ("hidden", "values")
+    }
+    return {
+        **maps,
+        **{name: _number(volume[name]) for name in ("faint", "solid", "steepest")},
+        "edges": _numbers(volume["edges"]),
+        "low": _numbers(low.tolist()),
+        "scale": _numbers((2.0 / (high - low)).tolist()),
+        "bins": len(volume["edges"]) - 1,
+        "points": volume["points"],
+        "cells": volume["arrays"]["density"]["shape"][0],
+        "levels": levels,
+        "inputs": sum(level["channels"] for level in levels),
+        "width": len(volume["hidden"]["bias"]),
+        "features": len(volume["values"]["bias"]),
+        "rows": view["rows"] * volume["rays"],
+        "columns": view["columns"] * volume["rays"],
+        "block": volume["rays"] // rays,
+        "coarse": _number(manifest["stride"] / rays),
+        "fine": _number(manifest["stride"] / volume["rays"]),
     }

@@ -66,7 +66,7 @@ FORMAT = Ncnn(
                 "https://github.com/Tencent/ncnn/blob/master/src/net.h",
                 "https://github.com/Tencent/ncnn/blob/master/src/mat.h",
             ),
-            "; its encoding is compiled and run by this project's tests",
+            "; what computes its inputs is compiled and run by this project's tests",
         ),
         ClientKind("ncnn.py.jinja", "Desktop, ncnn", "python", pip("ncnn"), RUN),
     ),
