@@ -23,7 +23,7 @@ def layers_of(model: Any) -> list[Layer]:
     """The operations of an ONNX model, in order."""
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     dtypes = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
