@@ -42,8 +42,10 @@ class GatheredVolume(VolumeGraph):
         for level in range(self.levels):
             front, floor, side = self.planes(level)
             levels.append(gathered(front, x, y) + gathered(floor, x, z) + gathered(side, y, z))
-        hidden, values = ((layer.weight[:, :, 0, 0].T, layer.bias) for layer in (self.hidden, self.values))
-        rows = functional.relu(torch.cat(levels, dim=1) @ hidden[0] + hidden[1]) @ values[0] + values[1]
+        rows = torch.cat(levels, dim=1)
+        for layer, activation in ((self.hidden, functional.relu), (self.values, nn.Identity())):
+            assert layer.bias is not None
+            rows = activation(rows @ layer.weight[:, :, 0, 0].T + layer.bias)
         return rows.reshape(1, *x.shape[1:], -1).permute(0, 3, 1, 2)
 
 
