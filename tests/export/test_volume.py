@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from small_student import VOLUMES, make_student
@@ -59,6 +61,25 @@ def test_without_operators_that_look_up_a_volume_the_network_alone_is_written(tm
 def test_a_student_without_a_volume_has_no_features(tmp_path):
     with pytest.raises(UserError, match="This student has no volume"):
         export_packages(make_student(), [Request("onnx", "features")], tmp_path)
+
+
+def test_the_volume_lies_beside_packages_that_want_its_features(tmp_path):
+    small = {"num_blocks": 1, "sr_blocks": 1}
+    student, manifest = make_student(**VOLUMES["sphere"], **small), tmp_path / "manifest.json"
+    export_packages(student, [Request("onnx")], tmp_path)
+    assert not (tmp_path / "volume.bin").exists()
+    (file,) = export_packages(student, [Request("onnx", "encoding")], tmp_path)
+    parts = [digests(tmp_path / name) for name in ("mobiler2l-features.onnx", "volume.bin")]
+    assert file.bytes == sum(size for size, _ in parts) and file.sha256 == {**parts[0][1], **parts[1][1]}
+    described = json.loads(manifest.read_text())
+    assert described["volume"]["bytes"] == parts[1][0] and "features" in described["contracts"]
+    # A package without it is not whole.
+    (tmp_path / "volume.bin").unlink()
+    export_packages(student, [Request("onnx")], tmp_path)
+    assert [entry["contract"] for entry in json.loads(manifest.read_text())["files"]] == ["pose"]
+    export_packages(make_student(**small), [Request("onnx")], tmp_path)
+    described = json.loads(manifest.read_text())
+    assert "volume" not in described and set(described["contracts"]) == {"pose", "encoding"}
 
 
 GRAPHS = [name for name in ("coreml", "onnx", "litert", "ncnn") if FORMATS[name].missing() is None]
