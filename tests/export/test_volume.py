@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_a_student_without_a_volume_has_no_features(tmp_path):
 
 
 def test_the_volume_lies_beside_packages_that_want_its_features(tmp_path):
-    small = {"num_blocks": 1, "sr_blocks": 1}
+    small: dict[str, Any] = {"num_blocks": 1, "sr_blocks": 1}
     student, manifest = make_student(**VOLUMES["sphere"], **small), tmp_path / "manifest.json"
     export_packages(student, [Request("onnx")], tmp_path)
     assert not (tmp_path / "volume.bin").exists()
