@@ -307,15 +307,20 @@ def test_an_interruption_among_the_last_moves_brings_the_previous_files_back(at,
         for name, text in content.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
-    rename = Path.rename
+    moves = {"rename": Path.rename, "replace": Path.replace}
+    waiting = {work / at}
 
-    def interrupted(path, to):
-        if path == work / at:
-            monkeypatch.setattr(Path, "rename", rename)
-            raise KeyboardInterrupt
-        return rename(path, to)
+    def interrupted(move):
+        def moved(path, to):
+            if path in waiting:
+                waiting.clear()
+                raise KeyboardInterrupt
+            return move(path, to)
 
-    monkeypatch.setattr(Path, "rename", interrupted)
+        return moved
+
+    for name, move in moves.items():
+        monkeypatch.setattr(Path, name, interrupted(move))
     with pytest.raises(KeyboardInterrupt):
         names = ["new.onnx", "mobiler2l.mlpackage", "mobiler2l.onnx", "CLIENT.md", "manifest.json"]
         package._move_in(work, names, target)
