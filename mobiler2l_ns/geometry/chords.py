@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from mobiler2l_ns.geometry.encoding import contract, points_on_rays
 
@@ -36,22 +37,30 @@ class Chords(NamedTuple):
 def finer_directions(directions: Float[Tensor, "n h w 3"], rays: int) -> Float[Tensor, "n mh mw 3"]:
     """Directions through the centres of ``rays`` x ``rays`` parts of each cell, of length 1 along the optical axis.
 
-    Linear between the cells' centres: exact without lens distortion, and with it to well below a pixel.
-
-    Raises:
-        ValueError: for a grid of one row or column, which does not say how wide a cell is.
+    Linear between the cells' centres: exact without lens distortion, and with it to well below a pixel. Of a single row
+    or column cells are taken as square, and a single cell as a point: pictures of a few pixels.
     """
     if rays == 1:
         return directions
-    if min(directions.shape[1:3]) < 2:
-        raise ValueError(f"a grid of {directions.shape[1]} x {directions.shape[2]} rays has cells of unknown size")
     offsets = (torch.arange(rays, device=directions.device, dtype=directions.dtype) + 0.5) / rays - 0.5
-    for axis in (1, 2):
-        steps = directions.diff(dim=axis)
-        # At each cell the mean of the steps to its neighbours, and at the edges the only one there is.
-        before = torch.cat([steps.narrow(axis, 0, 1), steps], dim=axis)
-        after = torch.cat([steps, steps.narrow(axis, steps.shape[axis] - 1, 1)], dim=axis)
-        shares = offsets.reshape([-1 if d == axis + 1 else 1 for d in range(5)])
-        parts = directions.unsqueeze(axis + 1) + shares * ((before + after) / 2).unsqueeze(axis + 1)
-        directions = parts.flatten(axis, axis + 1)
-    return directions
+    shares = offsets[:, None]
+    down, across = _steps(directions, 1), _steps(directions, 2)
+    forward = functional.normalize(directions.mean((1, 2), keepdim=True), dim=-1)
+    if directions.shape[1] == 1:
+        down = torch.linalg.cross(forward.expand_as(across), across)
+    elif directions.shape[2] == 1:
+        across = torch.linalg.cross(down, forward.expand_as(down))
+    parts = directions[:, :, None, :, None] + shares * across[:, :, None, :, None]
+    parts = parts + offsets[:, None, None, None] * down[:, :, None, :, None]
+    return parts.flatten(3, 4).flatten(1, 2)
+
+
+def _steps(directions: Float[Tensor, "n h w 3"], axis: int) -> Float[Tensor, "n h w 3"]:
+    """At each cell the mean of the steps to its neighbours along an axis, and at the edges the only one there is; zero
+    where there is no neighbour."""
+    if directions.shape[axis] == 1:
+        return torch.zeros_like(directions)
+    steps = directions.diff(dim=axis)
+    before = torch.cat([steps.narrow(axis, 0, 1), steps], dim=axis)
+    after = torch.cat([steps, steps.narrow(axis, steps.shape[axis] - 1, 1)], dim=axis)
+    return (before + after) / 2

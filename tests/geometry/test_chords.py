@@ -29,9 +29,16 @@ def test_a_distorted_camera_is_divided_to_well_below_a_pixel():
     assert 0.0 < inner.max() < 0.05 and error.max() < 0.3
 
 
-def test_a_single_row_says_nothing_of_its_cells():
-    with pytest.raises(ValueError, match="1 x 4 rays"):
-        finer_directions(torch.zeros(1, 1, 4, 3), 2)
+@pytest.mark.parametrize(("width", "height"), [(64, 8), (8, 64)])
+def test_cells_of_a_single_row_or_column_are_square(width, height):
+    view = Cameras(POSE[None], 90.0, 90.0, width / 2, height / 2, width=width, height=height)
+    finer = finer_directions(camera_rays(view, 8).directions, 4)
+    torch.testing.assert_close(finer, camera_rays(view, 2).directions, atol=1e-5, rtol=0)
+
+
+def test_a_single_cell_is_a_point():
+    ray = torch.tensor([0.1, 0.2, -1.0])
+    assert torch.equal(finer_directions(ray.reshape(1, 1, 1, 3), 2), ray.expand(1, 2, 2, 3))
 
 
 def test_points_of_chords_are_those_of_the_encoding():

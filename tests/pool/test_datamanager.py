@@ -203,7 +203,7 @@ def test_a_pitch_whose_cell_is_larger_than_the_picture_is_refused(config, coarse
         datamanager.check_pitches(coarsest)
 
 
-def test_a_cached_pool_is_measured_on_a_few_views_of_its_own(config, tmp_path):
+def test_a_cached_pool_is_measured_on_the_views_it_holds(config, tmp_path):
     config = replace(config, cache_dir=tmp_path)
     set_up(config, CountingTeacher()).fill_pool()
     teacher = CountingTeacher()
@@ -211,7 +211,19 @@ def test_a_cached_pool_is_measured_on_a_few_views_of_its_own(config, tmp_path):
     datamanager.fill_pool()
     pool = datamanager.pool
     assert datamanager.measure_extent().planes() is not None
-    assert teacher.pictures == 8 and datamanager.pool is pool
+    assert teacher.pictures == 0 and datamanager.pool is pool
+
+
+def test_a_pool_that_an_earlier_version_has_cached_is_measured_on_a_few_views(config, tmp_path):
+    config = replace(config, cache_dir=tmp_path)
+    set_up(config, CountingTeacher()).fill_pool()
+    (file,) = tmp_path.glob("pseudo_views_*.pt")
+    torch.save({name: value for name, value in torch.load(file).items() if name != "extent"}, file)
+    teacher = CountingTeacher()
+    datamanager = set_up(config, teacher)
+    datamanager.fill_pool()
+    assert datamanager.measure_extent().planes() is not None
+    assert teacher.pictures == 8
 
 
 def test_alpha_needs_photos_that_have_it(config):

@@ -144,7 +144,8 @@ def test_latency_is_measured_against_the_papers_network(tmp_path, bench):
         assert theirs["ratio_to_paper"] == 1.0
         assert ours["ratio_to_paper"] == pytest.approx(ours["ms"] / theirs["ms"])
         assert ours["mb"] < theirs["mb"]
-    assert fast["formats"]["onnx-int8"]["mb"] < 0.3 * fast["mb"] and "onnx-int8" in printed
+    # The volume's tables are float16 there, the network's weights bytes.
+    assert fast["formats"]["onnx-int8"]["mb"] < 0.5 * fast["mb"] and "onnx-int8" in printed
 
 
 def test_what_stands_in_for_core_ml_is_not_timed(monkeypatch):
@@ -163,7 +164,8 @@ def test_pruned_students_are_measured_side_by_side(tmp_path, cache, race):
         *(*settings, "--cache", cache, "--json", tmp_path / "pruning.json"),
     )
     whole, pruned = result["students"]["0%"], result["students"]["50%"]
-    assert 0.45 * whole["gmac"] < pruned["gmac"] <= 0.5 * whole["gmac"]
+    # Half of the network; the volume before it stays.
+    assert 0.45 * whole["gmac"] < pruned["gmac"] <= 0.6 * whole["gmac"]
     assert pruned["mb"] < 0.8 * whole["mb"]
     assert sum(pruned["hidden_channels"]) < sum(whole["hidden_channels"]) == 4 * 256 + 48 + 32 + 12
     for student in (whole, pruned):

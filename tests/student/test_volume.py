@@ -73,7 +73,7 @@ def composite_plainly(volume: Volume, points, optical):
 @pytest.mark.parametrize("cells", [(32,), (8, 24)])
 @torch.no_grad()
 def test_features_are_composited_as_a_plain_loop_does(cells):
-    student = volume_student(volume_cells=cells).eval()
+    student = volume_student(volume_cells=cells, density_rays=4).eval()
     volume = student.volume
     for planes in volume.planes:
         planes.normal_()
@@ -189,7 +189,7 @@ def test_planes_are_adam_s_at_a_rate_of_their_own_and_muon_leaves_the_map_alone(
 
 def test_counted_density_finds_a_sphere():
     """Rays that end on a sphere of radius 0.6: the volume's depth is that sphere's."""
-    student = volume_student(density_cells=32)
+    student = volume_student(density_cells=32, density_rays=4, density_bins=48)
     torch.manual_seed(0)
     poses = []
     for angle in torch.linspace(0, 6.28, 25)[:-1]:
@@ -226,12 +226,12 @@ def test_a_network_beside_a_volume_is_pruned_by_what_it_does_with_the_features()
 
 
 def test_lookups_count_as_arithmetic():
-    """At 64 px: 8 x 8 cells of 4 x 4 rays with 4 points, three planes of 8 channels in two levels; 4 x 4 of those rays
-    a cell are placed for, in 48 bins of eight corners."""
+    """At 64 px: 8 x 8 cells of 4 x 4 rays with 4 points, three planes of 8 channels in two levels; 2 x 2 rays a cell
+    are placed for, in 32 bins of eight corners."""
     shape = StudentConfig(volume_rays=4, volume_cells=(16, 32), **SMALL)
     cost, without = (measure_cost(each, 64, 64) for each in (shape, replace(shape, volume_rays=0)))
     rays = 8 * 8 * 16
-    lookups = rays * 4 * 3 * 4 * 16 + rays * 48 * 8
+    lookups = rays * 4 * 3 * 4 * 16 + 8 * 8 * 4 * 32 * 8
     maps = rays * 4 * (16 * 16 + 16 * 9)
     network = 64 * (9 * 16 * 16) + 32 * 32 * 9 * 12  # patches and lateral
     assert cost.lookup_gmac == pytest.approx(lookups / 1e9, rel=1e-12)
