@@ -63,6 +63,11 @@ def measure_scene(run: Run) -> None:
     if model.student.volume is not None and rays is not None:
         model.student.cpu().count_density(*rays)
         model.student.to(model.device)
+        # Of all ranks' views those of the first count, and not the mean, whose boxes would differ.
+        proposals = model.student.volume.proposals
+        box, density = distributed.from_rank_0((proposals.box.cpu(), proposals.density.cpu()))
+        proposals.box.copy_(box)
+        proposals.density.copy_(density)
     if model.student.in_sphere():
         CONSOLE.print(f"The student samples points in a sphere of radius {float(capture.scene_radius):.3g}")
     else:

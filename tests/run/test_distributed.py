@@ -40,7 +40,7 @@ def runs(make_config, tmp_path_factory) -> dict[str, Run]:
     norm.model = replace(norm.model, norm=True, pitches=(1.0, 2.0))
     configs["pruned"].report_views = 2
     pruned = configs["pruned"].pipeline
-    pruned.model = replace(pruned.model, width=32, num_blocks=4, norm=True, prune=(0.1, 0.32))
+    pruned.model = replace(pruned.model, width=32, num_blocks=4, norm=True, prune=(0.1, 0.29))
     for config in configs.values():
         config.pipeline.datamanager.pool_views, config.pipeline.datamanager.refresh_rate = 3, 0.15
     reports = train_on_two_ranks(list(configs.values()), folder)

@@ -167,7 +167,7 @@ def test_pruned_students_are_measured_side_by_side(tmp_path, cache, race):
     # Half of the network; the volume before it stays.
     assert 0.45 * whole["gmac"] < pruned["gmac"] <= 0.6 * whole["gmac"]
     assert pruned["mb"] < 0.8 * whole["mb"]
-    assert sum(pruned["hidden_channels"]) < sum(whole["hidden_channels"]) == 4 * 256 + 48 + 32 + 12
+    assert sum(pruned["hidden_channels"]) < sum(whole["hidden_channels"]) == 4 * 256 + 32 + 24 + 12
     for student in (whole, pruned):
         assert student["seconds"] == pytest.approx(6.0, abs=SECONDS_A_STEP) and student["ms"] > 0
         assert f"{student['psnr']:.2f}" in printed
