@@ -68,6 +68,8 @@ class CaptureRecord(nn.Module):
         self.is_unbounded = bool(self.unbounded)
         self.has_sphere = bool(self.scene_radius > 0)
         self.is_measured = bool(self.depth_known)
+        height, width = self.image_size.tolist()
+        self._size = int(height), int(width)
 
     def record(self, **values: Tensor) -> None:
         """Overwrite buffers by name.
@@ -88,5 +90,4 @@ class CaptureRecord(nn.Module):
 
     def size(self) -> tuple[int, int]:
         """Height and width of the student's pictures in pixels."""
-        height, width = self.image_size.tolist()
-        return int(height), int(width)
+        return self._size

@@ -39,8 +39,9 @@ def training_outputs(student: Student, rays: LowResRays, coarser: bool) -> dict[
         coarser: whether a part of the pictures is also rendered at a coarser pitch, drawn at random.
 
     Returns:
-        ``rgb`` (n, H, W, channels), RGB or premultiplied RGBA in 0..1, and where ``coarser`` the cells that were drawn
-        (``coarser_cells``) and their ``coarser_rgb``.
+        ``rgb`` (n, H, W, channels), RGB or premultiplied RGBA in 0..1; with a volume its own picture ``volume_rgb``
+        (n, mh, mw, channels), a pixel a ray; and where ``coarser`` the cells that were drawn (``coarser_cells``) and
+        their ``coarser_rgb``.
     """
     picture, composited = student.look(*rays)
     outputs: dict[str, Tensor | CoarserCells] = {"rgb": picture.permute(0, 2, 3, 1)}

@@ -127,7 +127,13 @@ class Student(nn.Module):
         coarse = self.chords(origins, finer_directions(directions, self.density_rays(pitch)))
         return self.volume(fine, coarse, self.bin_edges(), self.is_contracted())
 
-    def count_density(self, origins, directions, depths, accumulations) -> None:
+    def count_density(
+        self,
+        origins: Float[Tensor, "r 3"],
+        directions: Float[Tensor, "r 3"],
+        depths: Float[Tensor, "r"],
+        accumulations: Float[Tensor, "r"],
+    ) -> None:
         """Let the volume's coarse density be that of rays whose ends are known.
 
         Args:
