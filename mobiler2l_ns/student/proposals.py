@@ -20,6 +20,8 @@ FAINT = 0.02
 """Weight, of a ray that is stopped with 1, by which points are spread evenly: the grid may have missed something."""
 SOLID = 0.98
 """Most of the light that proposals let be stopped: what is learned of a ray's last point counts, too."""
+FOG = 2.0
+"""Optical depth of a whole ray before anything is counted: of a teacher without depth, points are spread evenly."""
 LEAST_ENDS = 100
 """Fewer rays that end on something say nothing of a scene."""
 OUTLIERS = 0.001
@@ -35,7 +37,8 @@ class Proposals(nn.Module):
 
     Buffers:
         box: (2, 3) least and largest coordinates that the grid spans, in those that points are sampled in.
-        density: (1, 1, z, y, x) optical depth of one bin of a ray; the outermost cells are empty.
+        density: (1, 1, z, y, x) optical depth of one bin of a ray; an even fog until it is counted, and then empty in
+            the outermost cells.
     """
 
     box: Tensor
@@ -46,7 +49,8 @@ class Proposals(nn.Module):
         self.shape = shape
         cells = shape.density_cells
         self.register_buffer("box", torch.tensor([[-1.0] * 3, [1.0] * 3]))
-        self.register_buffer("density", torch.zeros(1, 1, cells, cells, cells))
+        fog = torch.full((1, 1, cells, cells, cells), FOG / shape.density_bins)
+        self.register_buffer("density", fog)
 
     def places(
         self, rays: Chords, t: Float[Tensor, "k"] | Float[Tensor, "*rays k"], contracted: bool

@@ -1,11 +1,13 @@
 """Points of the volume lie where the teacher's rays end."""
 
+import math
+
 import pytest
 import torch
 
 from mobiler2l_ns.geometry.chords import Chords
 from mobiler2l_ns.student.config import VolumeShape
-from mobiler2l_ns.student.proposals import FAINT, SOLID, Proposals
+from mobiler2l_ns.student.proposals import FAINT, FOG, SOLID, Proposals
 
 EDGES = torch.linspace(0.0, 4.0, 49)
 SHAPE = VolumeShape(volume_rays=1, volume_points=8, density_cells=32)
@@ -94,7 +96,14 @@ def test_points_are_jittered_in_training_within_their_shares():
 def test_rays_that_show_nothing_change_nothing():
     proposals = counted(lambda x, y: torch.full_like(x, 2.0), 0.0)
     assert torch.equal(proposals.box, torch.tensor([[-1.0] * 3, [1.0] * 3]))
-    assert not proposals.density.any()
+    assert torch.equal(proposals.density, Proposals(SHAPE).density)
+
+
+def test_of_a_teacher_without_depth_points_are_spread_over_an_even_fog():
+    t, optical = Proposals(SHAPE).eval()(grid(), EDGES, False)
+    weights = (optical - optical.cumsum(-1)).exp() * (1.0 - (-optical).exp())
+    torch.testing.assert_close(weights.sum(-1), torch.full((1, 10, 10), 1.0 - math.exp(-FOG * 48 / 32)))
+    assert float(t[..., 0].min()) > 0.0 and float(t[..., -1].min()) > 2.0  # all along, and denser in front
 
 
 def test_the_box_holds_what_is_there_with_a_margin_and_no_stray_points():

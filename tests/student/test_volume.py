@@ -35,6 +35,7 @@ def volume_student(**settings):
         scene_radius=torch.tensor(1.5),
     )
     assert student.volume is not None
+    student.volume.proposals.density.zero_()
     student.volume.proposals.density[..., 7:9, :, :] = 3.0  # |z| < 0.1
     return student
 
