@@ -54,8 +54,7 @@ _full = MobileR2LTrainerConfig(
         datamanager=MobileR2LDataManagerConfig(
             dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=4096
         ),
-        # Where a volume says what is seen, a fifth of the paper's blocks and a lighter tail do the rest: with the
-        # volume about half the paper's time on a device.
+        # Where a volume says what is seen, a fifth of the paper's blocks and a lighter tail do the rest.
         model=MobileR2LModelConfig(
             volume_rays=4,
             volume_cells=(192,),
