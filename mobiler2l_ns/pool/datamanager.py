@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,9 @@ from mobiler2l_ns.pool.photos import PhotoPool
 from mobiler2l_ns.pool.pseudo_views import BYTES_PER_GIB, PseudoViewPool
 from mobiler2l_ns.pool.refresh import TimeShare
 
+FIRST_VIEWS = 30
+"""Pseudo views of all devices that the student begins with."""
+
 RenderTeacher = Callable[[Cameras], dict[str, Tensor]]
 """Renders one camera: ``picture`` (H, W, 3) RGB or (H, W, 4) premultiplied RGBA in 0..1, and where the teacher knows
 them ``depth`` and ``accumulation`` (H, W, 1)."""
@@ -49,6 +52,9 @@ class MobileR2LDataManagerConfig(CaptureDataManagerConfig):
     """Pseudo views kept in memory; several devices share them out among themselves."""
     pool_budget_gib: float = 4.0
     """Most memory the pool may take in GiB, on all devices together; fewer views are kept if they would not fit."""
+    fill_share: float = 0.2
+    """Share of distillation in which the first pool is filled, while the student already learns from what is there,
+    30 views at first; 0 fills the pool before the first step."""
     pool_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the pool lives; auto takes the GPU when half of its free memory holds the pool."""
     refresh_rate: float = 0.2
@@ -78,6 +84,7 @@ class MobileR2LDataManager(CaptureDataManager):
         self.photo_poses: Float[Tensor, "n 3 4"] | None = None
         """Where the teacher has found the training photos to be taken from; None: where the capture says."""
         self.extent = SceneExtent()
+        self._cache: Path | None = None
         self._render: RenderTeacher | None = None
         self._owed_views = 0.0
         self._refresh = TimeShare(config.refresh_share)
@@ -183,8 +190,13 @@ class MobileR2LDataManager(CaptureDataManager):
         self.pool.add(pose, outputs["picture"])
         self.extent.add(pose, self.view, outputs)
 
-    def fill_pool(self, fingerprint: str = "") -> None:
-        """Render this rank's share of the first pool, or read it from the cache folder, with a progress bar."""
+    def fill_pool(self, fingerprint: str = "", progress: float = 1.0) -> None:
+        """Have this rank's part of the first pool, read from the cache folder or rendered with a progress bar.
+
+        Args:
+            fingerprint: of the teacher, for the cache folder.
+            progress: share of distillation that is done, 0..1. What need not be there yet is left to ``fill_further``.
+        """
         if self.pool is not None:
             return
         ranks, wanted, budget = comms.get_world_size(), self.config.pool_views, self.config.pool_budget_gib
@@ -194,11 +206,11 @@ class MobileR2LDataManager(CaptureDataManager):
         if self.pool.capacity < share:
             kept = ranks * self.pool.capacity
             CONSOLE.print(f"[yellow]{wanted} pseudo views do not fit {budget} GiB: {kept} are kept")
-        cache = self._cache_file(fingerprint)
-        if cache is not None and cache.exists():
-            self.pool.load(cache, self.extent)
-            CONSOLE.print(f"{len(self.pool)} pseudo views read from {cache}")
-        missing = self.pool.capacity - len(self.pool)
+        self._cache = self._cache_file(fingerprint)
+        if self._cache is not None and self._cache.exists():
+            self.pool.load(self._cache, self.extent)
+            CONSOLE.print(f"{len(self.pool)} pseudo views read from {self._cache}")
+        missing = self.missing_views(progress)
         if missing:
             columns = (
                 TextColumn("Rendering pseudo views"),
@@ -209,17 +221,38 @@ class MobileR2LDataManager(CaptureDataManager):
                 TimeRemainingColumn(elapsed_when_finished=False, compact=True),
                 TimeElapsedColumn(),
             )
-            with Progress(*columns, console=CONSOLE) as progress:
-                for pose in progress.track(self.sample_poses(missing)):
-                    self.render_view(pose)
-            if cache is not None:
-                self.pool.save(cache, self.extent)
+            with Progress(*columns, console=CONSOLE) as progress_bar:
+                self._render_views(progress_bar.track(self.sample_poses(missing)))
         if self.background.alpha and self.pool.is_opaque():
             CONSOLE.print(
                 "[yellow]The teacher renders nothing transparent, and neither will the student. A teacher that was "
                 "trained over one colour has learned to paint it: let this method train one, or give its run "
                 "--pipeline.model.background-color random"
             )
+        if self.missing_views():
+            CONSOLE.print(f"The other {self.missing_views() * ranks} pseudo views come while the student learns")
+
+    def missing_views(self, progress: float = 1.0) -> int:
+        """How many views this rank lacks of those that must be there when ``progress`` of distillation is done."""
+        assert self.pool is not None
+        capacity, share = self.pool.capacity, self.config.fill_share
+        there = capacity
+        if progress < share:
+            first = min(-(-FIRST_VIEWS // comms.get_world_size()), capacity)
+            there = first + int((capacity - first) * progress / share)
+        return max(0, there - len(self.pool))
+
+    def fill_further(self, progress: float) -> None:
+        """Render what the first pool lacks when ``progress`` of distillation is done."""
+        missing = self.missing_views(progress)
+        if missing:
+            self._render_views(self.sample_poses(missing))
+
+    def _render_views(self, poses: Iterable[Float[Tensor, "3 4"]]) -> None:
+        for pose in poses:
+            self.render_view(pose)
+        if self._cache is not None and self.pool is not None and not self.missing_views():
+            self.pool.save(self._cache, self.extent)
 
     @contextmanager
     def rehearsing(self, views: int) -> Iterator[None]:
@@ -293,7 +326,8 @@ class MobileR2LDataManager(CaptureDataManager):
 
     def _draw_pseudo_views(self, count: int, offset: tuple[int, int] | None) -> StudentBatch:
         assert self.pool is not None
-        self._owed_views += self.config.refresh_rate
+        if not self.missing_views():
+            self._owed_views += self.config.refresh_rate
         while self._owed_views >= 1.0:
             self._owed_views -= 1.0
             if self._refresh.has_room():

@@ -10,7 +10,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from mobiler2l_ns.progress.phases import Phase
 from mobiler2l_ns.run import distributed
-from mobiler2l_ns.run.learn import Learn
+from mobiler2l_ns.run.learn import Learn, count_density
 from mobiler2l_ns.run.phase import Rays
 from mobiler2l_ns.student.pruning import channel_moments, describe, prune
 
@@ -28,7 +28,11 @@ class Distil(Learn):
         self._activate(self._progress(step))
         super().enter(step)
 
+    def pool_progress(self, step: int) -> float:
+        return self._progress(step)
+
     def begin_step(self, step: int) -> None:
+        self._fill_pool(step)
         self.set_progress(self._progress(step))
 
     def batch(self, step: int) -> tuple[Rays, dict[str, Any]]:
@@ -39,6 +43,15 @@ class Distil(Learn):
 
     def _progress(self, step: int) -> float:
         return (step - self.run.plan.start(self.name)) / max(1, self.run.plan.distil)
+
+    def _fill_pool(self, step: int) -> None:
+        """Go on filling the first pool; once it is full the student's volume knows all of its views."""
+        manager = self.run.datamanager
+        progress, full = self._progress(step), manager.config.fill_share
+        manager.fill_further(progress)
+        # By the step and not by what was missing, so that a run that is resumed does the same.
+        if self._progress(step - 1) < full <= progress and step > self.run.plan.start(self.name):
+            count_density(self.run, keep_box=True)
 
     def set_progress(self, progress: float) -> None:
         """What is trained when ``progress`` of distillation, 0..1, is done: some of the blocks, and of the channels

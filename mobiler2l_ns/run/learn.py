@@ -59,19 +59,30 @@ def measure_scene(run: Run) -> None:
         # From inside the sphere half of a ray's piece would lie behind the camera.
         if float(nearest) > float(radius):
             capture.record(scene_centre=centre, scene_radius=radius)
-    rays = extent.rays()
-    if model.student.volume is not None and rays is not None:
-        model.student.cpu().count_density(*rays)
-        model.student.to(model.device)
-        # Of all ranks' views those of the first count, and not the mean, whose boxes would differ.
-        proposals = model.student.volume.proposals
-        box, density = distributed.from_rank_0((proposals.box.cpu(), proposals.density.cpu()))
-        proposals.box.copy_(box)
-        proposals.density.copy_(density)
+    count_density(run, keep_box=False)
     if model.student.in_sphere():
         CONSOLE.print(f"The student samples points in a sphere of radius {float(capture.scene_radius):.3g}")
     else:
         CONSOLE.print(f"The student samples depths from {near:.3g} to {far:.3g}")
+
+
+def count_density(run: Run, keep_box: bool) -> None:
+    """Let the student's volume know where the rays of the pseudo views so far end.
+
+    Args:
+        run: with its pool.
+        keep_box: whether the planes, which lie in the volume's box, have begun to learn.
+    """
+    model, rays = run.model, run.datamanager.extent.rays()
+    if model.student.volume is None:
+        return
+    if rays is not None:
+        model.student.count_density(*(part.to(model.device) for part in rays), keep_box=keep_box)
+    # Of all ranks' views those of the first count, and not the mean, whose boxes would differ.
+    proposals = model.student.volume.proposals
+    box, density = distributed.from_rank_0((proposals.box.cpu(), proposals.density.cpu()))
+    proposals.box.copy_(box)
+    proposals.density.copy_(density)
 
 
 class Learn(TrainingPhase):
@@ -89,10 +100,14 @@ class Learn(TrainingPhase):
         named = ""
         if config.cache_dir is not None:
             named = f"{fingerprint(teacher)} {run.model.config.background_color}"
-        run.datamanager.fill_pool(named)
+        run.datamanager.fill_pool(named, self.pool_progress(step))
         measure_scene(run)
         given, corrections = run.datamanager.train_poses, run.camera_corrections()
         run.datamanager.photo_poses = None if corrections is None else corrected(given, corrections)
+
+    def pool_progress(self, step: int) -> float:
+        """Share of distillation, 0..1, that the pool must be enough for in a step."""
+        return 1.0
 
     def loss(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Losses, Losses]:
         model = self.run.model

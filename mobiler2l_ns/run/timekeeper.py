@@ -163,6 +163,7 @@ class Timekeeper:
         self.trainer = trainer
         self._clock, self._began = clock, clock()
         self._learned_from = 0.0
+        self._filling = 0.0
         config = cast(TimedConfig, trainer.config)
         assert config.pipeline.minutes is not None
         if config.pipeline.minutes <= 0:
@@ -244,10 +245,11 @@ class Timekeeper:
         assert self.speeds is not None
         left = usable(60.0 * self.minutes - self.spent(), self.speeds, self.recipe)
         if phase is Phase.DISTIL:
-            distil, finetune = student_steps(left, self.speeds, self.recipe)
+            self._filling = self.pipeline.datamanager.missing_views() * self.speeds.view
+            distil, finetune = student_steps(left - self._filling, self.speeds, self.recipe)
             return replace(plan, distil=max(LEAST_STEPS, distil), finetune=finetune)
         expected, step = student_step(self.speeds, self.recipe)
-        pace = (self.spent() - self._learned_from) / (expected * plan.distil)
+        pace = (self.spent() - self._learned_from) / (self._filling + expected * plan.distil)
         most = int(MOST_FINETUNING * plan.finetune)
         return replace(plan, finetune=max(1, min(int(left / (step * pace)), most)))
 

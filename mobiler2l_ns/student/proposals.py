@@ -111,6 +111,7 @@ class Proposals(nn.Module):
         accumulation: Float[Tensor, "r"],
         edges: Float[Tensor, "bins1"],
         contracted: bool,
+        keep_box: bool = False,
     ) -> None:
         """Set the box and the grid by rays whose ends are known; where too few end on something, all stays as it is.
 
@@ -119,18 +120,14 @@ class Proposals(nn.Module):
             t: where each ends.
             accumulation: how much of it ends there, 0..1.
             edges, contracted: as for ``forward``.
+            keep_box: set the grid alone, in the box that is there.
         """
         cells, bins = self.shape.density_cells, len(edges) - 1
         ended = (accumulation > 0.5) & (t > edges[0]) & (t < edges[-1])
         if int(ended.sum()) < LEAST_ENDS:
             return
-        every = max(1, int(ended.sum()) // 100_000)
-        ends = rays.part(ended).at(t[ended, None], contracted)[::every, 0]
-        low, high = ends.quantile(torch.tensor([OUTLIERS, 1.0 - OUTLIERS]).to(ends), dim=0)
-        extent = high - low
-        # Along an axis on which the scene is flat, too, several bins must lie in the box.
-        margin = (0.05 * extent).clamp(min=4.0 / cells * float(extent.max()))
-        self.box.copy_(torch.stack([low - margin, high + margin]))
+        if not keep_box:
+            self._enclose(rays.part(ended).at(t[ended, None], contracted)[:, 0])
         stopped, reached = torch.zeros(2, cells**3, device=t.device)
         bin_index = torch.arange(bins, device=t.device)
         for part in torch.arange(len(t), device=t.device).split(RAYS_AT_ONCE):
@@ -145,3 +142,11 @@ class Proposals(nn.Module):
         share = (stopped / reached.clamp(min=1e-3)).clamp(max=0.99).reshape(self.density.shape)
         inner = functional.pad(torch.ones_like(share)[..., 2:, 2:, 2:], [1] * 6)  # beyond the box there is nothing
         self.density.copy_(-(1.0 - share * inner).log())
+
+    def _enclose(self, ends: Float[Tensor, "e 3"]) -> None:
+        ends = ends[:: max(1, len(ends) // 100_000)]
+        low, high = ends.quantile(torch.tensor([OUTLIERS, 1.0 - OUTLIERS]).to(ends), dim=0)
+        extent = high - low
+        # Along an axis on which the scene is flat, too, several bins must lie in the box.
+        margin = (0.05 * extent).clamp(min=4.0 / self.shape.density_cells * float(extent.max()))
+        self.box.copy_(torch.stack([low - margin, high + margin]))

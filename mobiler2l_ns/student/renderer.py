@@ -133,6 +133,7 @@ class Student(nn.Module):
         directions: Float[Tensor, "r 3"],
         depths: Float[Tensor, "r"],
         accumulations: Float[Tensor, "r"],
+        keep_box: bool = False,
     ) -> None:
         """Let the volume's coarse density be that of rays whose ends are known.
 
@@ -140,6 +141,7 @@ class Student(nn.Module):
             origins, directions: rays, directions of length 1 along the optical axis.
             depths: z-depths of their ends.
             accumulations: 0..1.
+            keep_box: whether the box, which the planes lie in, stays what it is.
         """
         assert self.volume is not None
         chords = self.chords(origins, directions)
@@ -150,7 +152,7 @@ class Student(nn.Module):
             start = ((chords.start * capture.scene_radius + capture.scene_centre - origins) * directions).sum(-1)
             along = (chords.along * capture.scene_radius * directions).sum(-1)
             t = (depths * squared - start) / along
-        self.volume.proposals.count(chords, t, accumulations, self.bin_edges(), self.is_contracted())
+        self.volume.proposals.count(chords, t, accumulations, self.bin_edges(), self.is_contracted(), keep_box)
 
     def encode_rays(
         self,

@@ -71,6 +71,48 @@ def test_the_pool_is_filled_once_and_bounded(config):
     assert teacher.pictures == 5 == len(datamanager.pool)
 
 
+@pytest.mark.parametrize(("ranks", "shares"), [(1, [30, 35, 40, 45, 50, 50]), (2, [15, 17, 20, 22, 25, 25])])
+def test_the_pool_is_filled_while_the_student_learns(config, monkeypatch, ranks, shares):
+    monkeypatch.setattr(comms, "get_world_size", lambda: ranks)
+    teacher = CountingTeacher()
+    datamanager = set_up(replace(config, pool_views=50, fill_share=0.4, refresh_rate=1.0), teacher)
+    datamanager.fill_pool(progress=0.0)
+    rendered = []
+    for progress in (0.0, 0.1, 0.2, 0.3, 0.4, 0.9):
+        datamanager.fill_further(progress)
+        rendered.append(teacher.pictures)
+        assert datamanager.missing_views(progress) == 0
+        assert datamanager.missing_views() == shares[-1] - shares[len(rendered) - 1]
+        if datamanager.missing_views():
+            datamanager.pseudo_batch()  # which replaces no view as long as some are missing
+    assert rendered == shares
+
+
+def test_a_run_that_is_resumed_begins_with_the_views_it_had(config):
+    teacher = CountingTeacher()
+    datamanager = set_up(replace(config, pool_views=50, fill_share=0.4), teacher)
+    datamanager.fill_pool(progress=0.3)
+    assert teacher.pictures == 45
+
+
+def test_without_a_share_the_pool_is_filled_beforehand(config):
+    teacher = CountingTeacher()
+    set_up(replace(config, pool_views=40, fill_share=0.0), teacher).fill_pool(progress=0.0)
+    assert teacher.pictures == 40
+
+
+def test_the_cache_is_written_once_the_pool_is_full(config, tmp_path):
+    config = replace(config, pool_views=34, cache_dir=tmp_path)
+    datamanager = set_up(config, CountingTeacher())
+    datamanager.fill_pool(progress=0.0)
+    assert not list(tmp_path.iterdir())
+    datamanager.fill_further(1.0)
+    teacher = CountingTeacher()
+    again = set_up(config, teacher)
+    again.fill_pool(progress=0.0)
+    assert teacher.pictures == 0 and len(again.pool) == 34 and again.missing_views() == 0
+
+
 @pytest.mark.parametrize(("alpha", "warned"), [(1.0, True), (0.2, False)])
 def test_a_student_with_alpha_of_an_opaque_teacher_is_announced(config, capsys, alpha, warned):
     def paint(camera):

@@ -83,9 +83,9 @@ def go(trainer, after_step=lambda step: None) -> Trained:
         after_step(number)
         return result
 
-    def fill(fingerprint: str = "") -> None:
+    def fill(*args) -> None:
         seed(trainer, 1000)
-        fill_pool(fingerprint)
+        fill_pool(*args)
 
     trainer.train_iteration, manager.fill_pool = step, fill
     trainer.train()

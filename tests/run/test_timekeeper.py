@@ -149,6 +149,7 @@ def test_a_checkpoint_alone_does_not_tell_its_plan(configure, clock):
 def test_what_is_left_is_planned_again_where_the_students_phases_begin(configure, clock):
     trainer = set_up(configure())
     keeper, pipeline = trainer.timekeeper, trainer.pipeline
+    pipeline.datamanager.fill_pool()
     for step in range(FIRST.teacher):
         keeper.look_at_the_clock(step)
     assert pipeline.plan == FIRST
@@ -167,8 +168,23 @@ def test_what_is_left_is_planned_again_where_the_students_phases_begin(configure
     assert rates(trainer, "student", pipeline.plan.total) == 0.0
 
 
+def test_views_that_come_while_the_student_learns_take_their_time(configure, clock, monkeypatch):
+    trainer = set_up(configure())
+    keeper, pipeline = trainer.timekeeper, trainer.pipeline
+    monkeypatch.setattr(pipeline.datamanager, "missing_views", lambda: 4)  # of 250 ms each
+    clock.now += 7.5
+    keeper.look_at_the_clock(FIRST.teacher)
+    plan = pipeline.plan
+    assert plan == PhasePlan(FIRST.teacher, int(0.8 * 5.9 / 0.04), int(0.2 * 5.9 / 0.04))
+    clock.now += 1.0 + 0.04 * plan.distil  # as expected
+    keeper.look_at_the_clock(plan.start(Phase.FINETUNE))
+    left = 0.92 * (15.0 - 8.5 - 0.04 * plan.distil)
+    assert pipeline.plan == replace(plan, finetune=int(left / 0.04))
+
+
 def test_late_runs_end_soon_but_whole(configure, clock):
     trainer = set_up(configure())
+    trainer.pipeline.datamanager.fill_pool()
     clock.now += 1000.0
     trainer.timekeeper.look_at_the_clock(FIRST.teacher)
     assert trainer.pipeline.plan == PhasePlan(FIRST.teacher, 100, 0)

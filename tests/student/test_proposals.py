@@ -118,6 +118,19 @@ def test_the_box_holds_what_is_there_with_a_margin_and_no_stray_points():
     torch.testing.assert_close(high, torch.tensor([1.25, 1.25, 2.75]), atol=0.01, rtol=0)
 
 
+def test_what_is_counted_again_lies_in_the_same_box():
+    proposals = counted(lambda x, y: torch.full_like(x, 2.0), 1.0)
+    box = proposals.box.clone()
+    torch.manual_seed(0)
+    x, y = torch.rand(2, 50_000) * 2 - 1
+    middle, width = box[:, 2].mean(), box[1, 2] - box[0, 2]
+    ends = (middle + width / 4).expand_as(x)
+    proposals.count(rays_to(x, y), ends, torch.ones_like(x), EDGES, contracted=False, keep_box=True)
+    assert torch.equal(proposals.box, box)
+    t, _ = proposals(grid(), EDGES, False)
+    assert float((t - ends[0]).abs().median()) < 0.1
+
+
 def test_counting_is_the_share_of_rays_that_end_among_those_that_arrive():
     """Half of the light ends at 1, the other half of the rays at 3: cells at 1 stop a half, cells at 3 all the rest."""
     torch.manual_seed(0)
