@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +61,15 @@ def newest_checkpoint(folder: Path) -> Path | None:
         if found := sorted(place.glob("step-*.ckpt")):
             return found[-1]
     return None
+
+
+def how_to_go_on(*runs: Path | None) -> str:
+    """What to do about a run that has ended early, as the end of a sentence: the first of these folders with a
+    checkpoint is resumed."""
+    for run in runs:
+        if run is not None and newest_checkpoint(run) is not None:
+            return f"resume with --load-dir {shlex.quote(str(run))}"
+    return "start again"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mobiler2l_ns.errors import unwritable
 from mobiler2l_ns.progress.phases import Phase, PhasePlan
+from mobiler2l_ns.saved_run import how_to_go_on
 
 FILE = "progress.jsonl"
 POINTS = 400
@@ -150,7 +151,7 @@ class RunLog:
             with self._path.open("a", encoding="utf8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise unwritable(self._path, error, f"resume with --load-dir {self._path.parent}") from error
+            raise unwritable(self._path, error, how_to_go_on(self._path.parent)) from error
 
     def begin_phase(self, step: int) -> None:
         """The phase of a step begins, or goes on in this process, with its preparations."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import sys
 import warnings
@@ -33,7 +32,7 @@ from mobiler2l_ns.run import console, distributed
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline, MobileR2LPipelineConfig
 from mobiler2l_ns.run.schedule import StudentSchedulerConfig
 from mobiler2l_ns.run.timekeeper import Timekeeper, is_resumed, keep_plan
-from mobiler2l_ns.saved_run import newest_checkpoint, read_checkpoint
+from mobiler2l_ns.saved_run import how_to_go_on, newest_checkpoint, read_checkpoint
 from mobiler2l_ns.student.network import StudentNetwork
 
 TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "unexpected pos", "cannot be opened", "does not exist")
@@ -257,7 +256,7 @@ class MobileR2LTrainer(Trainer):
             if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_CANNOT_WRITE):
                 raise
             shutil.rmtree(written, ignore_errors=True)
-            raise unwritable(folder, error, f"resume with --load-dir {shlex.quote(str(self.base_dir))}") from error
+            raise unwritable(folder, error, how_to_go_on(self.base_dir, self.config.load_dir)) from error
         finally:
             self.checkpoint_dir = folder
 

@@ -50,6 +50,15 @@ def test_a_checkpoint_for_which_there_is_no_space_leaves_the_one_before(make_con
     assert [path.name for path in trainer.checkpoint_dir.iterdir()] == ["step-000000003.ckpt"]
 
 
+def test_without_a_checkpoint_there_is_nothing_to_resume(make_config, tmp_path):
+    config = make_config(tmp_path)
+    config.save_config()
+    trainer = config.setup()
+    trainer.setup()
+    with files_of_at_most(0), pytest.raises(UserError, match="and start again$"):
+        trainer.save_checkpoint(1)
+
+
 def test_another_failure_while_saving_is_told_as_it_is(make_config, tmp_path, monkeypatch):
     config = make_config(tmp_path)
     config.save_config()
