@@ -21,7 +21,8 @@ from mobiler2l_ns.foreign_paths import allow_foreign_paths
 
 
 def check_weights(model: nn.Module, state: Mapping[str, Any], run: Path | str) -> None:
-    """See that a checkpoint holds all of a model's weights and no others.
+    """See that a checkpoint holds all of a model's weights and no others; it may lack those that a module says were
+    ``added_later``.
 
     nerfstudio 1.1.5 loads what fits and leaves the rest as it was initialised, without a word. Methods that load their
     weights in a way of their own are trusted, and LPIPS, which is no part of what was trained, is left out.
@@ -41,7 +42,10 @@ def check_weights(model: nn.Module, state: Mapping[str, Any], run: Path | str) -
         saved = {name.removeprefix("module.") for name in saved}
     saved = {name for name in saved if not name.startswith("lpips.")}
     wanted = {name for name in model.state_dict() if not name.startswith("lpips.")}
-    missing, unexpected = sorted(wanted - saved), sorted(saved - wanted)
+    added = {
+        f"{prefix}.{name}" for prefix, module in model.named_modules() for name in getattr(module, "added_later", ())
+    }
+    missing, unexpected = sorted(wanted - saved - added), sorted(saved - wanted)
     if not missing and not unexpected:
         return
     if any("tcnn" in name for name in unexpected):

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mobiler2l_ns.capture.fence import Fence, measure_fence
+from mobiler2l_ns.capture.pose_samplers import look_at_poses
 from mobiler2l_ns.export.graph import Contract, Graph, PoseToImage, graph_of
 from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.renderer import Student
@@ -55,6 +57,21 @@ def _fill(volume: Volume, size: float) -> None:
     proposals.box.copy_(size * torch.tensor([[-0.9, -1.0, -0.8], [1.0, 0.9, 0.7]]))
     for planes in volume.planes:
         nn.init.normal_(planes, std=0.5)
+
+
+def make_fence(inward: bool = True, extent: float = 90.0) -> Fence:
+    """Cameras 3 to 4 units around a point, or standing there and looking elsewhere."""
+    g = torch.Generator().manual_seed(0)
+    azimuth, elevation, far = (
+        low + high * torch.rand(120, generator=g) for low, high in ((0, extent), (10, 40), (3, 1))
+    )
+    azimuth, elevation = azimuth.deg2rad(), elevation.deg2rad()
+    direction = torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], dim=-1)
+    middle = torch.tensor([0.2, -0.1, 0.3])
+    centres = middle + (far if inward else far - 3.0)[:, None] * direction
+    targets = middle.expand_as(centres) if inward else centres + direction
+    cameras = look_at_poses(centres, targets, torch.zeros(120), torch.tensor([0.0, 0.0, 1.0]))
+    return measure_fence(cameras[:60], cameras[60:])
 
 
 VOLUME = {

@@ -14,6 +14,7 @@ import torch
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import volume_file
 from mobiler2l_ns.export.contract import MANIFEST
+from mobiler2l_ns.export.poses import PackagePoses, describe_fence, describe_poses, poses_of_fence
 from mobiler2l_ns.export.proof import Proof
 from mobiler2l_ns.geometry.encoding import SHORTEST_CHORD
 from mobiler2l_ns.geometry.picture import PictureGeometry
@@ -106,6 +107,8 @@ def student_digest(student: Student) -> str:
     settings = {field.name: getattr(student.config, field.name) for field in fields(StudentConfig)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, value in sorted(student.state_dict().items()):
+        if name.startswith("capture.fence_"):
+            continue  # which runs of earlier versions lack
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -115,8 +118,14 @@ def _numbers(tensor: torch.Tensor) -> Any:
     return tensor.detach().cpu().tolist()
 
 
-def describe(student: Student) -> dict[str, Any]:
-    """Everything but the list of files."""
+def describe(student: Student, poses: PackagePoses | None = None) -> dict[str, Any]:
+    """Everything but the list of files.
+
+    Args:
+        student: in evaluation mode.
+        poses: the package brings along; None: those of the student's fence.
+    """
+    fence = student.capture.fence()
     capture, config = student.capture, student.config
     height, width = capture.size()
     fx, fy, cx, cy = _numbers(capture.intrinsics)
@@ -193,25 +202,35 @@ def describe(student: Student) -> dict[str, Any]:
             "azimuth_degrees": dict(zip(("start", "extent"), _numbers(capture.get_buffer("azimuth")), strict=True)),
             "centre_box": _numbers(capture.get_buffer("centre_box")),
         },
+        "fence": describe_fence(fence),
+        "poses": describe_poses(poses_of_fence(fence) if poses is None else poses),
         "held_out_poses": _numbers(capture.proof_poses),  # of the proof cameras
         **volume,
     }
 
 
-def write_inside(package: Path, student: Student, views: Sequence[dict[str, Any]]) -> None:
+def write_inside(
+    package: Path, student: Student, views: Sequence[dict[str, Any]], poses: PackagePoses | None = None
+) -> None:
     """Write the manifest of a package that is used by itself, away from its export folder: without a list of files.
 
     Args:
         package: a folder.
         student: what it holds.
         views: its sizes, by ``describe_view``.
+        poses: as for ``describe``.
     """
-    text = json.dumps({**describe(student), "views": list(views)}, indent=2)
+    text = json.dumps({**describe(student, poses), "views": list(views)}, indent=2)
     (package / MANIFEST).write_text(text + "\n", encoding="utf8")
 
 
 def write(
-    path: Path, student: Student, files: Sequence[PackageFile], psnr_photos: float | None, previous: Path
+    path: Path,
+    student: Student,
+    files: Sequence[PackageFile],
+    psnr_photos: float | None,
+    previous: Path,
+    poses: PackagePoses | None = None,
 ) -> list[str]:
     """Write a manifest, keeping the entries of the previous one's other packages if they are of the same student, whole
     and still there.
@@ -222,6 +241,7 @@ def write(
         files: the new ones.
         psnr_photos: of the PyTorch student, in dB to the proof photos.
         previous: the manifest that this one will replace; it need not be there.
+        poses: as for ``describe``.
 
     Returns:
         Names of packages in the folder that are listed no more.
@@ -229,7 +249,7 @@ def write(
     Raises:
         UserError: if the previous file is not a manifest of packages.
     """
-    manifest = {**describe(student), "psnr_photos": None if psnr_photos is None else round(psnr_photos, 3)}
+    manifest = {**describe(student, poses), "psnr_photos": None if psnr_photos is None else round(psnr_photos, 3)}
     entries, left = {file.path: asdict(file) for file in files}, []
     if previous.exists():
         earlier = read(previous)

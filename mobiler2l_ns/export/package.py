@@ -23,6 +23,7 @@ from mobiler2l_ns.export.format import Format
 from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.graph import Graph, graph_of
 from mobiler2l_ns.export.lint import lint
+from mobiler2l_ns.export.poses import PackagePoses
 from mobiler2l_ns.export.proof import Reference, prove
 from mobiler2l_ns.export.summary import print_table
 from mobiler2l_ns.geometry.picture import PictureGeometry
@@ -120,7 +121,9 @@ def _jobs(student: Student, request: Request) -> list[_Job]:
     return jobs
 
 
-def _write(student: Student, job: _Job, reference: Reference, work: Path) -> manifest.PackageFile:
+def _write(
+    student: Student, job: _Job, reference: Reference, work: Path, poses: PackagePoses | None
+) -> manifest.PackageFile:
     """Convert and prove one file in the work folder."""
     graphs: dict[str, Graph] = {
         name: graph_of(student, job.contract, view, pitch) for name, (view, pitch) in job.views.items()
@@ -136,7 +139,7 @@ def _write(student: Student, job: _Job, reference: Reference, work: Path) -> man
         job.form.convert(graphs, package, job.precision, metadata)
     if job.form.stands_alone:
         sizes = [manifest.describe_view(name, view, pitch) for name, (view, pitch) in job.views.items()]
-        manifest.write_inside(package, student, sizes)
+        manifest.write_inside(package, student, sizes, poses)
         job.form.finish(package)
     least = job.form.thresholds[job.precision]
     if job.contract == "features":
@@ -212,7 +215,11 @@ def _move_in(work: Path, names: Sequence[str], output_dir: Path) -> None:
 
 
 def export_packages(
-    student: Student, requests: Sequence[Request], output_dir: Path, reference: Reference | None = None
+    student: Student,
+    requests: Sequence[Request],
+    output_dir: Path,
+    reference: Reference | None = None,
+    poses: PackagePoses | None = None,
 ) -> list[manifest.PackageFile]:
     """Write packages, their manifest and code that uses them into ``output_dir``, all or nothing, and print a table.
 
@@ -223,6 +230,7 @@ def export_packages(
         requests: the packages.
         output_dir: made if it is not there.
         reference: with the photos to compare with; without one, packages are compared with the student alone.
+        poses: named views and a turntable that they bring along; None: those of the student's fence.
 
     Raises:
         UserError: if a package does not give the student's pictures, something asked for is not on offer or not
@@ -231,7 +239,7 @@ def export_packages(
     jobs = [job for request in requests for job in _jobs(student, request)]
     reference = reference or Reference(student)
     with _alone_in(output_dir):
-        files, left = _write_all(student, jobs, output_dir, reference)
+        files, left = _write_all(student, jobs, output_dir, reference, poses)
     print_table(output_dir, files, reference.psnr_photos())
     if left:
         CONSOLE.print(
@@ -275,7 +283,7 @@ def _alone_in(output_dir: Path) -> Iterator[None]:
 
 
 def _write_all(
-    student: Student, jobs: Sequence[_Job], output_dir: Path, reference: Reference
+    student: Student, jobs: Sequence[_Job], output_dir: Path, reference: Reference, poses: PackagePoses | None
 ) -> tuple[list[manifest.PackageFile], list[str]]:
     """Write, prove and move in; returns the packages, and names of those that are listed no more."""
     try:
@@ -289,8 +297,8 @@ def _write_all(
         if described.exists():
             manifest.read(described)  # before all the work, if it is something else
         needed = [volume_file.write(work, student).name] if any(job.contract == "features" for job in jobs) else []
-        files = [_write(student, job, reference, work) for job in jobs]
-        left = manifest.write(work / MANIFEST, student, files, reference.psnr_photos(), described)
+        files = [_write(student, job, reference, work, poses) for job in jobs]
+        left = manifest.write(work / MANIFEST, student, files, reference.psnr_photos(), described, poses)
         clients.write(work / MANIFEST)
         _move_in(work, [*(file.path for file in files), *needed, clients.NAME, MANIFEST], output_dir)
     except OSError as error:

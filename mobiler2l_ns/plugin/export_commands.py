@@ -20,6 +20,7 @@ from mobiler2l_ns.export.formats.web.serve import show
 from mobiler2l_ns.export.lint import lint, print_lint
 from mobiler2l_ns.export.manifest import PackageFile
 from mobiler2l_ns.export.package import Request, export_packages
+from mobiler2l_ns.export.poses import read_poses
 from mobiler2l_ns.export.proof import Reference
 from mobiler2l_ns.export.proof_photos import load_proof_photos
 from mobiler2l_ns.report.packages import add_export
@@ -36,13 +37,17 @@ class _Export:
     sizes: tuple[str, ...] = ()
     """WIDTHxHEIGHT of the pictures, such as 800x800 400x400; none: the student's own. A student that has learned
     several pitches shows all of its picture at their sizes; any other size is another field of view."""
+    poses: str = "auto"
+    """Named views and a turntable that packages bring along: auto (where the capture is good), none, or the .json of a
+    camera path from nerfstudio's viewer, whose keyframes become the views."""
 
     def export(self, requests: Callable[[Student], list[Request]]) -> list[PackageFile]:
         """Convert, prove, move in what is asked for of the run's student."""
+        poses = read_poses(self.poses)
         run = open_distilled(self.load_config)
         student = student_of(run)
         photos = load_proof_photos(run.config, student, self.load_config.parent)
-        files = export_packages(student, requests(student), self.output_dir, Reference(student, photos))
+        files = export_packages(student, requests(student), self.output_dir, Reference(student, photos), poses)
         add_export(self.load_config, self.output_dir)
         return files
 

@@ -19,6 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from mobiler2l_ns.capture.background import is_cut_out
+from mobiler2l_ns.capture.fence import measure_fence
 from mobiler2l_ns.capture.parsing import has_cameras_only
 from mobiler2l_ns.capture.splits import proof_cameras
 from mobiler2l_ns.errors import UserError
@@ -249,8 +250,9 @@ class MobileR2LPipeline(VanillaPipeline):
             start_pose=train[0],
             proof_poses=proof_cameras(datamanager.eval_dataset.cameras.camera_to_worlds.cpu().float(), train),
         )
-        trained = torch.cat([datamanager.sample_poses(2048), train])
-        capture.record_poses(pose_range(trained, datamanager.look_at))
+        drawn = datamanager.sample_poses(2048)
+        capture.record_poses(pose_range(torch.cat([drawn, train]), datamanager.look_at))
+        capture.record_fence(measure_fence(train, drawn))
 
     def _render(self, camera: Cameras) -> dict[str, Tensor]:
         teacher = self.model.find_teacher()

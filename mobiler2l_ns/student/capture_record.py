@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from mobiler2l_ns.capture.fence import ANCHORS, Fence
 from mobiler2l_ns.capture.splits import PROOF_CAMERAS
 from mobiler2l_ns.geometry.pose_range import PoseRange
+
+FENCE = tuple(f"fence_{name}" for name in Fence.__annotations__)
 
 
 class CaptureRecord(nn.Module):
@@ -24,6 +30,7 @@ class CaptureRecord(nn.Module):
         start_pose: (3, 4) a camera to start looking from.
         proof_poses: (8, 3, 4) test cameras, which nothing has learned from.
         The fields of ``PoseRange``.
+        fence_...: the fields of ``Fence``, zeros where nothing is known of it.
     """
 
     image_size: Tensor
@@ -37,6 +44,9 @@ class CaptureRecord(nn.Module):
     world_scale: Tensor
     start_pose: Tensor
     proof_poses: Tensor
+
+    added_later = FENCE
+    """Buffers that checkpoints of earlier versions lack."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,10 +68,22 @@ class CaptureRecord(nn.Module):
             "distance": torch.zeros(2),
             "elevation": torch.zeros(2),
             "azimuth": torch.zeros(2),
+            "fence_inward": torch.tensor(True),
+            "fence_middle": torch.zeros(3),
+            "fence_distance": torch.zeros(2),
+            "fence_elevation": torch.zeros(2),
+            "fence_azimuth": torch.zeros(2),
+            "fence_anchors": torch.zeros(ANCHORS, 2, 3),
+            "fence_reach": torch.zeros(2),
         }.items():
             self.register_buffer(name, value.clone())
         self.read_flags()
+        self.register_load_state_dict_pre_hook(self._keep_what_is_lacking)
         self.register_load_state_dict_post_hook(lambda module, _: module.read_flags())
+
+    def _keep_what_is_lacking(self, _: nn.Module, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        for name in self.added_later:
+            state.setdefault(prefix + name, self.get_buffer(name))  # type: ignore[attr-defined]
 
     def read_flags(self) -> None:
         """Keep what decides the course of a forward pass as plain values: reading a buffer would stall a GPU."""
@@ -87,6 +109,14 @@ class CaptureRecord(nn.Module):
     def record_poses(self, poses: PoseRange) -> None:
         """Overwrite the range of trained poses."""
         self.record(**vars(poses))
+
+    def record_fence(self, fence: Fence) -> None:
+        """Overwrite the region of trained poses."""
+        self.record(**{f"fence_{name}": value for name, value in vars(fence).items()})
+
+    def fence(self) -> Fence:
+        """The region of trained poses, on the CPU; nothing may be known of it."""
+        return Fence(*(self.get_buffer(name).detach().cpu() for name in FENCE))
 
     def size(self) -> tuple[int, int]:
         """Height and width of the student's pictures in pixels."""
