@@ -72,9 +72,13 @@ export function listen(element, handlers) {
   let turning = 0;
   element.addEventListener("wheel", (event) => {
     event.preventDefault();
-    if (!turning) handlers.begin();
+    if (gliding) stop();
+    if (!turning && !fingers.size) handlers.begin();
     clearTimeout(turning);
-    turning = setTimeout(() => { turning = 0; handlers.end(); }, 160);
+    turning = setTimeout(() => {
+      turning = 0;
+      if (!fingers.size) handlers.end(); // else the finger's lifting is the end
+    }, 160);
     handlers.pinch(Math.exp(-event.deltaY * (event.deltaMode ? 0.04 : 0.0015)));
   }, { passive: false });
 }

@@ -1,8 +1,10 @@
 // The page: loads the model, picks an engine, and draws what the camera sees.
 
-import { OrbitCamera } from "./camera.js";
+import { bench, benchSeconds, showNumbers } from "./bench.js";
+import { cameraOf } from "./camera.js";
 import { listen } from "./gestures.js";
 import { loadModel } from "./model.js";
+import { film, filmType, Path } from "./tour.js";
 import { TryOn } from "./tryon.js";
 import { WasmEngine } from "./wasm.js";
 import { WebGPUEngine } from "./webgpu.js";
@@ -17,6 +19,7 @@ const SOON = 30000; // milliseconds; a GPU that is lost again within them is lef
 
 let model, engine, orbit, views, moving = false, msOfAPixel = 0;
 let wanted = false, drawing = null, failure = null, recovering = null, lostAt = -Infinity;
+let posed = null, playing = null, filming = null, held = 0, settling = null; // an exact pose that is shown; a path, since when
 let firstFrame = 0, frameTime = 0; // milliseconds: until the first frame is there; of the last frame
 
 function say(text, isError = false) {
@@ -94,16 +97,26 @@ function fail(error) {
   say(failure.message, true);
 }
 
+function shownPose() {
+  if (playing) {
+    const share = (performance.now() - playing.began) / 1000 / playing.path.seconds;
+    posed = playing.path.at(share);
+    if (share >= 1 && !playing.path.closed) stopPlaying();
+  }
+  return posed ?? orbit.pose();
+}
+
 async function drawFrame() {
-  const view = currentView(), began = performance.now();
+  const view = currentView(), pose = shownPose(), began = performance.now();
   // A large picture is not worth waiting for once the camera moves.
   const giveUp = () => wanted && currentView() !== view;
-  if (!await engine.draw(view, orbit.pose(), numbers(view.intrinsics), giveUp)) return;
+  if (!await engine.draw(view, pose, numbers(view.intrinsics), giveUp)) return;
   if (failure || !firstFrame) say("");
   failure = null;
   firstFrame ||= performance.now();
   const ms = frameTime = performance.now() - began;
   msOfAPixel = ms / view.width / view.height;
+  if (playing) wanted = true;
   readout.textContent = `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms · ${view.width} × ${view.height}\n${engine.name}`;
 }
 
@@ -130,7 +143,75 @@ function draw() {
 }
 
 async function idle() {
-  while (drawing || recovering) await (drawing ?? recovering);
+  while (settling || drawing || recovering) await (settling ?? drawing ?? recovering);
+}
+
+// The hand takes the camera from where it is.
+function grasp() {
+  held++;
+  stopPlaying();
+  if (posed) orbit.take(posed);
+  posed = null;
+}
+
+// What the hand has left goes back to where the student is good, and the address becomes a link to it.
+function settle() {
+  const mine = held, from = orbit.state(), to = orbit.rest(), began = performance.now();
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches || JSON.stringify(from) === JSON.stringify(to);
+  const current = settling = (async () => {
+    await null; // until it has its name
+    for (let share = 0; share < 1 && held === mine;) {
+      share = still ? 1 : Math.min(1, (performance.now() - began) / 250);
+      orbit.approach(from, to, 1 - (1 - share) ** 3);
+      if (share < 1) await Promise.all([draw(), new Promise(requestAnimationFrame)]);
+    }
+    if (settling === current) settling = null;
+    if (held !== mine) return;
+    moving = false;
+    draw();
+    link(orbit.code());
+  })();
+}
+
+const link = (view) => history.replaceState(null, "", view ? `#view=${encodeURIComponent(view)}` : location.pathname + location.search);
+
+function stopPlaying() {
+  if (!playing) return;
+  playing = null;
+  moving = false;
+  element("play").textContent = "Play";
+}
+
+function play() {
+  if (playing) {
+    grasp();
+    return settle();
+  }
+  held++;
+  playing = { path: new Path(model.manifest.poses.turntable), began: performance.now() };
+  moving = true;
+  element("play").textContent = "Pause";
+  hint.classList.add("gone");
+  link("turntable");
+  draw();
+}
+
+function showView(name) {
+  held++;
+  stopPlaying();
+  posed = model.manifest.poses.views[name];
+  orbit.take(posed);
+  draw();
+}
+
+// What the address asks for; anything else in it is left alone.
+function follow() {
+  const asked = new URLSearchParams(location.hash.slice(1)).get("view"), { views: named, turntable } = model.manifest.poses ?? {};
+  if (!asked || filming) return;
+  if (named && Object.hasOwn(named, asked)) return showView(asked);
+  if (asked === "turntable" && turntable) return playing || play();
+  grasp();
+  if (orbit.goTo(asked)) draw();
 }
 
 const perSide = (pixels) => pixels / Math.max(element("view").clientWidth, element("view").clientHeight);
@@ -138,12 +219,12 @@ const perHeight = (pixels) => pixels / element("view").clientHeight;
 const handlers = {
   glides: () => !tryOn.on,
   begin() {
+    grasp();
     moving = true;
     hint.classList.add("gone");
   },
   end() {
-    moving = false;
-    draw();
+    settle();
   },
   drag(dx, dy) {
     if (tryOn.on) {
@@ -216,19 +297,76 @@ function resumeTryOn() {
 
 // What is on the stage, as a canvas.
 async function compose() {
+  stopPlaying();
+  draw();
   await idle();
   const picture = await engine.snapshot();
   return tryOn.on ? tryOn.compose(picture, element("view"), stage) : picture;
 }
 
+function download(blob, name) {
+  const anchor = document.createElement("a");
+  anchor.href = URL.createObjectURL(blob);
+  anchor.download = name;
+  anchor.click();
+  setTimeout(() => URL.revokeObjectURL(anchor.href), 10000);
+}
+
 async function save() {
   const composed = await compose();
   const blob = await new Promise((resolve) => composed.toBlob(resolve, "image/png"));
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = tryOn.on ? "try-on.png" : "picture.png";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  download(blob, tryOn.on ? "try-on.png" : "picture.png");
+}
+
+// The turntable as a film, over the page's own colour. Whatever takes the camera meanwhile ends it.
+async function saveFilm() {
+  if (filming) {
+    held++;
+    return;
+  }
+  grasp();
+  const type = filmType(), mine = held;
+  filming = true;
+  element("video").textContent = "Stop";
+  try {
+    const blob = await film(new Path(model.manifest.poses.turntable), {
+      type, ms: frameTime, background: getComputedStyle(document.body).backgroundColor,
+      stopped: () => held !== mine,
+      progress: (share) => showHint(`Drawing the video: ${Math.round(100 * share)} %`),
+      async drawn(pose) {
+        posed = pose;
+        draw();
+        await idle();
+        if (failure) throw failure;
+        return engine.snapshot();
+      },
+    });
+    if (blob) download(blob, `turntable.${type.startsWith("video/mp4") ? "mp4" : "webm"}`);
+  } catch (error) {
+    note(`No video: ${error.message}`);
+  }
+  filming = null;
+  element("video").textContent = "Video";
+  showHint("");
+}
+
+// The device's frame times, shown as text to copy.
+async function measure(seconds) {
+  const turntable = model.manifest.poses?.turntable, path = turntable && new Path(turntable);
+  const around = (share) => {
+    if (path) return path.at(path.closed ? share : Math.abs(1 - 2 * (share % 1)));
+    orbit.azimuth += 0.02;
+    orbit.limit();
+    return orbit.pose();
+  };
+  const canvas = () => document.createElement("canvas"), [view] = views, first = [view, orbit.pose(), numbers(view.intrinsics)];
+  const start = {};
+  if (navigator.gpu && asked !== "wasm") start.WebGPU = () => WebGPUEngine.create(canvas(), model, first, asked === "webgpu");
+  if (asked !== "webgpu") start.WebAssembly = () => WasmEngine.create(canvas(), model);
+  const result = await bench({ model, start, views, poseAt: around, seconds, say });
+  say("");
+  showNumbers(result);
+  return result;
 }
 
 function showHint(text) {
@@ -242,23 +380,52 @@ async function keepOffline() {
   await navigator.serviceWorker?.register(new URL("sw.js", location.href));
 }
 
+function reset() {
+  grasp();
+  orbit.reset();
+  tryOn.home();
+  fit();
+  link("");
+  draw();
+}
+
+function offerPoses({ views: named, turntable } = { views: {} }) {
+  const list = element("views");
+  for (const name of Object.keys(named)) list.add(new Option(name));
+  list.hidden = list.length < 2;
+  list.addEventListener("change", () => {
+    showView(list.value);
+    link(list.value);
+    list.selectedIndex = 0;
+  });
+  element("play").hidden = !turntable;
+  element("play").addEventListener("click", play);
+  element("video").hidden = !turntable || !filmType();
+  element("video").addEventListener("click", saveFilm);
+  addEventListener("hashchange", follow);
+  follow();
+}
+
 async function start() {
   model = await loadModel((share) => say(`Loading ${Math.round(100 * share)} %`));
   const { manifest, network } = model;
   views = [...manifest.views].sort((a, b) => b.width * b.height - a.width * a.height);
-  orbit = new OrbitCamera(manifest);
+  orbit = cameraOf(manifest);
   say("Starting");
+  const seconds = benchSeconds(options);
   await startEngine();
   draw();
   await idle();
   if (failure) throw failure;
+  if (seconds) return void (benchmark = await measure(seconds));
+  offerPoses(manifest.poses);
   element("ar").hidden = !network.alpha;
   document.querySelector("nav").hidden = false;
   const touch = matchMedia("(pointer: coarse)").matches;
   showHint(touch ? "Drag to turn · pinch to zoom · two fingers to move" : "Drag to turn · scroll to zoom · right button to move");
   listen(stage, handlers);
   new ResizeObserver(fit).observe(stage);
-  element("reset").addEventListener("click", () => { orbit.reset(); tryOn.home(); fit(); draw(); });
+  element("reset").addEventListener("click", reset);
   element("ar").addEventListener("click", toggleTryOn);
   element("save").addEventListener("click", save);
   document.addEventListener("visibilitychange", resumeTryOn);
@@ -280,6 +447,7 @@ async function picture(name, pose, intrinsics) {
   return { data: url.slice(url.indexOf(",") + 1), height, width, channels: values.length / height / width };
 }
 
+let benchmark = null;
 const ready = start();
 ready.catch((error) => say(error.message, true));
 
@@ -293,6 +461,9 @@ window.mobiler2l = {
   firstFrame: () => firstFrame,
   frameTime: () => frameTime,
   camera: () => orbit,
+  shownPose,
+  playing: () => Boolean(playing),
+  benchmark: () => benchmark,
   idle,
   hasWebGPU: async () => Boolean(await navigator.gpu?.requestAdapter()),
 };

@@ -96,6 +96,10 @@ export class WasmEngine {
     return true;
   }
 
+  destroy() {
+    for (const { worker } of this.hands) worker.terminate();
+  }
+
   // The last picture as a canvas to draw with.
   async snapshot() {
     return this.canvas;
