@@ -1,7 +1,7 @@
 """What a client does, in plain NumPy, from manifest.json alone: rays, points and encoding, then one frame; and from
 volume.bin, where the student has a volume, what that shows.
 
-    python scripts/reference_client.py EXPORT_FOLDER [--file mobiler2l-encoding.onnx] [--pose 0] [--png frame.png]
+    python scripts/reference_client.py EXPORT_FOLDER [--file mobiler2l-encoding.onnx] [--pose front] [--png frame.png]
 
 Nothing of mobiler2l_ns is imported, but to stand in for Core ML where there is no Mac. Read this file to write a client
 in another language; ``encode`` is all that the contract "encoding" asks of it, "features" asks for ``composite`` too.
@@ -79,6 +79,71 @@ def encode(manifest: Mapping[str, Any], view: Mapping[str, Any], camera_to_world
         pitch = np.full((*channels.shape[:2], 1), np.log2(view["pitch"]), np.float32)
         channels = np.concatenate([channels, pitch], axis=-1)
     return channels.transpose(2, 0, 1)[None]
+
+
+GIVE = np.deg2rad(8.0)  # how far a camera may go beyond its ranges
+
+
+def soft(value: float, low: float, high: float, give: float) -> float:
+    """A value in its range; beyond it goes less and less far, at most by ``give``."""
+    over = value - min(max(value, low), high)
+    return value - over + give * over / (abs(over) + give)
+
+
+def frame_of(azimuth: float, elevation: float) -> Array:
+    """A direction, and the two axes across it, as columns."""
+    (ca, sa), (ce, se) = ((np.cos(angle), np.sin(angle)) for angle in (azimuth, elevation))
+    return np.array([[ce * ca, -sa, -se * ca], [ce * sa, ca, -se * sa], [se, 0.0, ce]])
+
+
+def fenced(manifest: Mapping[str, Any], camera_to_world: Array) -> Array:
+    """A camera (3, 4), softly kept where the student is good: what is beyond the manifest's ``fence`` is turned and
+    moved towards it about the fence's middle."""
+    fence = manifest["fence"]
+    middle, inward = np.array(fence["middle"]), fence["cameras"] == "inward"
+    offset = camera_to_world[:, 3] - middle
+    way = offset if inward else -camera_to_world[:, 2]
+    azimuth, elevation = np.arctan2(way[1], way[0]), np.arcsin(np.clip(way[2] / max(np.linalg.norm(way), 1e-9), -1, 1))
+    kept, arc = azimuth, {name: np.deg2rad(value) for name, value in fence["azimuth_degrees"].items()}
+    if fence["azimuth_degrees"]["extent"] < 359.9:
+        aside = azimuth - arc["start"] - arc["extent"] / 2
+        aside -= 2 * np.pi * np.round(aside / (2 * np.pi))
+        kept = arc["start"] + arc["extent"] / 2 + soft(aside, -arc["extent"] / 2, arc["extent"] / 2, GIVE)
+    lowest, highest = np.deg2rad(fence["elevation_degrees"])
+    turn = frame_of(kept, soft(elevation, lowest, highest, GIVE)) @ frame_of(azimuth, elevation).T
+    distance, (nearest, farthest) = float(np.linalg.norm(offset)), fence["distance"]
+    held = soft(distance, nearest, farthest, 0.1 * (nearest or farthest)) / max(distance, 1e-9)
+    centre = middle + held * (turn @ offset if inward else offset)
+    return np.concatenate([turn @ camera_to_world[:, :3], centre[:, None]], axis=1).astype(np.float32)
+
+
+def strangeness(manifest: Mapping[str, Any], camera_to_world: Array) -> float:
+    """How far a camera is from those that the student was trained on: 1 at the edge of what was trained."""
+    anchors, reach = manifest["fence"]["anchors"], manifest["fence"]["reach"]
+    away = np.linalg.norm(np.array(anchors["centres"]) - camera_to_world[:, 3], axis=1)
+    turned = np.arccos(np.clip(np.array(anchors["directions"]) @ -camera_to_world[:, 2], -1.0, 1.0))
+    return float((away / reach["distance"] + np.rad2deg(turned) / reach["degrees"]).min())
+
+
+def pose_of(manifest: Mapping[str, Any], asked: str | None) -> Array:
+    """A camera by name: none: the start pose; a number: a held-out pose; a named view; turntable:SHARE, a pose after a
+    share of the turntable's way (the nearest of its keyframes; between them a client would pass smoothly).
+
+    Raises:
+        SystemExit: if there is none of that name.
+    """
+    poses = manifest.get("poses") or {"views": {}, "turntable": None}
+    if asked is None:
+        return np.array(manifest["start_pose"], np.float32)
+    if asked in poses["views"]:
+        return np.array(poses["views"][asked], np.float32)
+    if asked.isdigit() and int(asked) < len(manifest["held_out_poses"]):
+        return np.array(manifest["held_out_poses"][int(asked)], np.float32)
+    if poses["turntable"] and asked.startswith("turntable:"):
+        frames = poses["turntable"]["poses"]
+        return np.array(frames[round(float(asked.split(":")[1]) * len(frames)) % len(frames)], np.float32)
+    known = ", ".join([*poses["views"], *(["turntable:SHARE"] if poses["turntable"] else [])]) or "none"
+    raise SystemExit(f"There is no pose {asked}: give the number of a held-out pose, or one of: {known}")
 
 
 def read_volume(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Array]:
@@ -271,13 +336,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what mobiler2l-export wrote")
     parser.add_argument("--file", help="one of the manifest's files; the first one if not given")
-    parser.add_argument("--pose", type=int, help="index of a held-out pose; the start pose if not given")
+    parser.add_argument(
+        "--pose", help="a held-out pose's number, a named view, or turntable:SHARE; else the start pose"
+    )
     parser.add_argument("--png", type=Path, default=Path("frame.png"), help="the picture to write")
     arguments = parser.parse_args()
     manifest = json.loads((arguments.folder / "manifest.json").read_text(encoding="utf8"))
-    pose = manifest["start_pose"] if arguments.pose is None else manifest["held_out_poses"][arguments.pose]
+    pose = pose_of(manifest, arguments.pose)
+    if manifest.get("fence"):
+        print(f"{strangeness(manifest, pose):.2f} from trained poses, where 1 is their edge")
+        pose = fenced(manifest, pose)
     name = arguments.file or manifest["files"][0]["path"]
-    picture = render(arguments.folder, name, np.array(pose, np.float32))
+    picture = render(arguments.folder, name, pose)
 
     from PIL import Image
 

@@ -1,8 +1,8 @@
 """Where a capture is good: the region of poses that a student was trained on, for whoever moves a camera in it.
 
-A box says how far a camera may go: its distance from a point, and the elevations and azimuths as seen from there. Within
-the box poses may still be far from any trained one, as where the cameras walked along a path: a few *anchors* spread over
-the trained poses tell how far each pose is from them.
+A box says how far a camera may go: its distance from a point, and the elevations and azimuths as seen from there.
+Within the box poses may still be far from any trained one, as where the cameras walked along a path: a few *anchors*
+spread over the trained poses tell how far each pose is from them.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ SECONDS = 12.0
 """Of a turntable, once around."""
 FENCE_MEANS = (
     "good is what lies within: the distance of the camera from the middle, and elevation and azimuth (z up, "
-    "counter-clockwise from +x) of the camera as seen from the middle (cameras: inward) or of where it looks (outward); "
+    "counter-clockwise from +x) of the camera as seen from the middle (cameras: inward) or of where it looks "
+    "(outward); "
     "within these, a pose is as far from trained ones as the least, over the anchors, of the distance to the anchor's "
     "centre / reach.distance + the angle to its direction / reach.degrees: 1 at the edge"
 )
@@ -95,8 +96,8 @@ def poses_of_fence(fence: Fence) -> PackagePoses:
 
 
 def poses_of_file(path: Path) -> PackagePoses:
-    """The poses of a camera path as nerfstudio's viewer saves it: its keyframes are the views, called view-1, view-2 and
-    so on unless they are given a "name", its path is the turntable.
+    """The poses of a camera path as nerfstudio's viewer saves it: its keyframes are the views, called view-1, view-2
+    and so on unless they are given a "name", its path is the turntable.
 
     Raises:
         UserError: if it is none.

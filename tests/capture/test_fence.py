@@ -1,4 +1,4 @@
-"""The fence tells where a capture is good: by ranges as seen from a point, and by how far a pose is from trained ones."""
+"""The fence tells where a capture is good: ranges as seen from a point, and how far a pose is from trained ones."""
 
 from __future__ import annotations
 

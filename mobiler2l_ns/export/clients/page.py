@@ -72,7 +72,8 @@ def page(manifest: Mapping[str, Any], example: bool = False) -> str:
     formats = all_formats()
     sections = [(files[path], formats[files[path]["format"]].function_is, found) for path, found in by_file.items()]
     template = _environment().get_template("page.md.jinja")
-    return template.render(manifest=manifest, sections=sections, example=example).strip("\n") + "\n"
+    fence = bool(manifest.get("fence"))
+    return template.render(manifest=manifest, sections=sections, example=example, fence=fence).strip("\n") + "\n"
 
 
 def write(manifest: Path) -> None:
@@ -125,8 +126,32 @@ def _values(manifest: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, A
         "radius": _number(points["radius"]),
         "least": _number(points["shortest_half_chord"] ** 2),
         "contracted": manifest["contracted"],
+        "student_sha256": manifest["student_sha256"],
+        "fence": _fence(manifest["fence"]) if manifest.get("fence") else None,
         "volume": _volume(manifest, view) if file["contract"] == "features" else None,
         "log_pitch": _number(np.log2(view["pitch"])) if len(manifest["pitches"]) > 1 else None,
+    }
+
+
+GIVE = 8.0
+"""Degrees that a camera may go beyond its range."""
+
+
+def _fence(fence: Mapping[str, Any]) -> dict[str, Any]:
+    """What the templates may use of a fence; angles are in radians."""
+    (nearest, farthest), (low, high) = fence["distance"], fence["elevation_degrees"]
+    start, extent = (fence["azimuth_degrees"][name] for name in ("start", "extent"))
+    # The middle of the arc between -180 and 180 degrees, where all languages' arithmetic begins.
+    middle = (start + extent / 2 + 180.0) % 360.0 - 180.0
+    degrees = {"lowest": low, "highest": high, "arc_middle": middle, "half_arc": extent / 2, "give": GIVE}
+    return {
+        "inward": fence["cameras"] == "inward",
+        "around": extent >= 359.9,
+        "middle": _numbers(fence["middle"]),
+        "nearest": _number(nearest),
+        "farthest": _number(farthest),
+        "far_give": _number(0.1 * (nearest or farthest)),
+        **{name: _number(np.deg2rad(value)) for name, value in degrees.items()},
     }
 
 

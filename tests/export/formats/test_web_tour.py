@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from small_student import make_fence, make_student
-from web_page import pixels, psnr, show, write_page
+from web_page import show, write_page
 
 from mobiler2l_ns.capture.fence import measure_fence, strangeness
 from mobiler2l_ns.capture.pose_samplers import look_at_poses

@@ -1,5 +1,9 @@
 // ?bench: how fast this device draws, at each size and by each engine, and how it keeps that up while it grows warm.
 
+import { Path } from "./tour.js";
+import { WasmEngine } from "./wasm.js";
+import { WebGPUEngine } from "./webgpu.js";
+
 const HEAT = 60; // seconds
 const EACH = 4; // seconds at most that a size is measured for
 const LEAST = 3; // frames, however long they take
@@ -61,10 +65,39 @@ async function device() {
   };
 }
 
-// The result, to be sent on as JSON.
-//   start: a function for each engine by its name, which makes it; views: sizes; poseAt(share): a pose on a closed path;
-//   say(text): how far it is.
-export async function bench({ model, start, views, poseAt, seconds, say }) {
+// The engines to measure: functions that make them, by name. A software device counts only where it is asked for.
+function enginesOf(model, first, asked) {
+  const canvas = () => document.createElement("canvas"), engines = {};
+  if (navigator.gpu && asked !== "wasm") engines.WebGPU = () => WebGPUEngine.create(canvas(), model, first, asked === "webgpu");
+  if (asked !== "webgpu") engines.WebAssembly = () => WasmEngine.create(canvas(), model);
+  return engines;
+}
+
+// Poses all around, over and over.
+function tourOf({ poses }, orbit) {
+  if (!poses?.turntable) {
+    return () => {
+      orbit.azimuth += 0.02;
+      orbit.limit();
+      return orbit.pose();
+    };
+  }
+  const path = new Path(poses.turntable);
+  return (share) => path.at(path.closed ? share : Math.abs(1 - 2 * (share % 1)));
+}
+
+// Measure, show the result as text to copy, and return it.
+//   asked: the engine that was asked for; say(text): how far it is.
+export async function measureDevice({ model, views, orbit, asked, seconds, say }) {
+  const { fx, fy, cx, cy } = views[0].intrinsics, first = [views[0], orbit.pose(), [fx, fy, cx, cy]];
+  const start = enginesOf(model, first, asked), poseAt = tourOf(model.manifest, orbit);
+  const result = await bench({ model, start, views, poseAt, seconds, say });
+  say("");
+  showNumbers(result);
+  return result;
+}
+
+async function bench({ model, start, views, poseAt, seconds, say }) {
   const { manifest, network } = model, engines = [];
   let hidden = document.hidden, best = null;
   const hide = () => { hidden ||= document.hidden; };
@@ -105,7 +138,7 @@ export async function bench({ model, start, views, poseAt, seconds, say }) {
 }
 
 // As text to copy.
-export function showNumbers(result) {
+function showNumbers(result) {
   const [section, text, button] = ["bench", "numbers", "copy"].map((id) => document.getElementById(id));
   text.value = JSON.stringify(result, null, 1);
   section.hidden = false;

@@ -1,6 +1,6 @@
 // The page: loads the model, picks an engine, and draws what the camera sees.
 
-import { bench, benchSeconds, showNumbers } from "./bench.js";
+import { benchSeconds, measureDevice } from "./bench.js";
 import { cameraOf } from "./camera.js";
 import { listen } from "./gestures.js";
 import { loadModel } from "./model.js";
@@ -350,25 +350,6 @@ async function saveFilm() {
   showHint("");
 }
 
-// The device's frame times, shown as text to copy.
-async function measure(seconds) {
-  const turntable = model.manifest.poses?.turntable, path = turntable && new Path(turntable);
-  const around = (share) => {
-    if (path) return path.at(path.closed ? share : Math.abs(1 - 2 * (share % 1)));
-    orbit.azimuth += 0.02;
-    orbit.limit();
-    return orbit.pose();
-  };
-  const canvas = () => document.createElement("canvas"), [view] = views, first = [view, orbit.pose(), numbers(view.intrinsics)];
-  const start = {};
-  if (navigator.gpu && asked !== "wasm") start.WebGPU = () => WebGPUEngine.create(canvas(), model, first, asked === "webgpu");
-  if (asked !== "webgpu") start.WebAssembly = () => WasmEngine.create(canvas(), model);
-  const result = await bench({ model, start, views, poseAt: around, seconds, say });
-  say("");
-  showNumbers(result);
-  return result;
-}
-
 function showHint(text) {
   hint.textContent = text;
   hint.hidden = !text;
@@ -417,7 +398,7 @@ async function start() {
   draw();
   await idle();
   if (failure) throw failure;
-  if (seconds) return void (benchmark = await measure(seconds));
+  if (seconds) return void (benchmark = await measureDevice({ model, views, orbit, asked, seconds, say }));
   offerPoses(manifest.poses);
   element("ar").hidden = !network.alpha;
   document.querySelector("nav").hidden = false;
