@@ -25,6 +25,10 @@ class Layer:
     """Multiply-accumulates; 0 for all but convolutions, matrix products and lookups of pictures."""
     on_cpu: bool = False
     """Whether the package itself keeps it on the CPU."""
+    stride: int = 1
+    """Of a convolution."""
+    palette: bool = False
+    """Whether its weights are a palette: stored as places in a list of few values."""
 
     @property
     def activation_bytes(self) -> int:

@@ -45,8 +45,30 @@ def lint(layers: Sequence[Layer], processors: Sequence[Processor]) -> list[Findi
     return findings
 
 
-def print_lint(path: Path, layers: Sequence[Layer], findings: Sequence[Finding]) -> None:
-    """Print every layer with its cost, and what would fall back."""
+def advice(layers: Sequence[Layer], processors: Sequence[Processor]) -> list[str]:
+    """What of the layers that carry the work does not suit a processor, though it may run there: values in float32,
+    last axes that are padded, palettes at strides that are not known to run. One line each."""
+    working = [layer for layer in layers if layer.macs]
+    lines = []
+    for processor in processors:
+        if processor.half_only and (count := sum(layer.dtype in ("fp32", "float32") for layer in working)):
+            lines.append(f"{processor.name}: {count} layers in float32, which it cannot compute: export with fp16")
+        for last, count in sorted(Counter(layer.shape[-1] for layer in working).items()):
+            padded = -(-last // processor.pads_to) * processor.pads_to
+            if padded > last:
+                lines.append(
+                    f"{processor.name}: the last axis of {count} layers, {last}, is padded to {padded}: "
+                    f"{1 - last / padded:.0%} of their work there is wasted"
+                )
+        strides = processor.palette_strides
+        if strides is not None:
+            odd = sorted({layer.stride for layer in working if layer.palette and layer.stride not in strides})
+            lines += [f"{processor.name}: palettes at stride {stride} are not known to run there" for stride in odd]
+    return lines
+
+
+def print_lint(path: Path, layers: Sequence[Layer], findings: Sequence[Finding], advised: Sequence[str] = ()) -> None:
+    """Print every layer with its cost, what would fall back, and what else there is to say."""
     table = Table(title=Text(str(path)))
     for column in ("operation", "gives", "type", "MMAC", "KiB"):
         table.add_column(column, justify="left" if column in ("operation", "gives", "type") else "right")
@@ -62,3 +84,5 @@ def print_lint(path: Path, layers: Sequence[Layer], findings: Sequence[Finding])
         CONSOLE.print(str(finding), style="yellow", markup=False)
     if not findings:
         CONSOLE.print("[green]Nothing falls back.")
+    for line in advised:
+        CONSOLE.print(line, style="yellow", markup=False)

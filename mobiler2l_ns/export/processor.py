@@ -29,6 +29,10 @@ class Processor:
     """Where this is known from."""
     half_only: bool = False
     """Whether it computes in half precision only."""
+    pads_to: int = 1
+    """Its values' last axis is padded to multiples of this."""
+    palette_strides: frozenset[int] | None = None
+    """Strides of layers whose weights may be palettes; None: any."""
 
     def why_not(self, op: str, dtype: str) -> str | None:
         """Why it does not run an operation that gives values of a type; None if it does."""

@@ -17,7 +17,7 @@ from mobiler2l_ns.export.contract import MANIFEST, Contract
 from mobiler2l_ns.export.format import Format
 from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.formats.web.serve import show
-from mobiler2l_ns.export.lint import lint, print_lint
+from mobiler2l_ns.export.lint import advice, lint, print_lint
 from mobiler2l_ns.export.manifest import PackageFile
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.export.poses import read_poses
@@ -135,8 +135,9 @@ class Lint:
         for view in entry["views"]:
             layers = form.layers(self.package, view["function"])
             if not layers:
-                raise UserError(f"{self.package} is no graph of operations: it carries its own kernels")
-            print_lint(self.package, layers, lint(layers, form.processors))
+                raise UserError(f"{self.package} is not read operation by operation: lint knows nothing of it")
+            findings, advised = lint(layers, form.processors), advice(layers, form.processors)
+            print_lint(self.package, layers, findings, advised)
 
 
 _COMMANDS: dict[str, type] = {**{name: _command(form) for name, form in all_formats().items()}, "all": ExportAll}

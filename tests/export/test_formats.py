@@ -20,7 +20,7 @@ FORMATS = all_formats()
 
 
 def test_every_folder_is_a_format_in_an_order_that_stays():
-    assert list(FORMATS) == ["coreml", "onnx", "snapml", "litert", "ncnn", "web"]
+    assert list(FORMATS) == ["coreml", "coreai", "onnx", "snapml", "litert", "ncnn", "web"]
     assert {path.parent.name for path in Path(formats.__path__[0]).glob("*/__init__.py")} == set(FORMATS)
 
 
@@ -34,7 +34,17 @@ def test_a_format_is_complete(name):
 
 
 def test_listing_formats_loads_no_converter_and_no_runtime():
-    heavy = ("coremltools", "onnx", "onnxruntime", "litert_torch", "ai_edge_litert", "jax", "ncnn", "pnnx")
+    heavy = (
+        "coremltools",
+        "onnx",
+        "onnxruntime",
+        "litert_torch",
+        "ai_edge_litert",
+        "jax",
+        "ncnn",
+        "pnnx",
+        "coreai_torch",
+    )
     code = f"""
 import sys
 from mobiler2l_ns.export.formats import all_formats

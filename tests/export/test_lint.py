@@ -10,7 +10,7 @@ from small_student import make_student
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.layer import Layer
-from mobiler2l_ns.export.lint import lint
+from mobiler2l_ns.export.lint import advice, lint
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.plugin.export_commands import Lint
 from mobiler2l_ns.student.cost import measure_cost
@@ -82,6 +82,33 @@ def test_an_operation_that_is_on_no_list_is_reported():
         "Neural Engine: 1 x lstm (fp16) is not known to run there",
         "Core ML GPU: 1 x lstm (fp16) is not known to run there",
     ]
+
+
+def test_what_does_not_suit_the_neural_engine_is_advised_against():
+    conv = ("conv", "a", (1, 8, 100, 100), "fp16", 10)
+    layers = [
+        Layer(*conv),
+        Layer(*conv),
+        Layer("conv", "b", (1, 8, 96, 96), "fp32", 10),
+        Layer("add", "c", (1, 5), "fp32", 0),
+    ]
+    layers += [Layer("conv_transpose", "d", (1, 8, 4, 288), "fp16", 10, stride=3, palette=True)]
+    assert advice(layers, FORMATS["coreml"].processors) == [
+        "Neural Engine: 1 layers in float32, which it cannot compute: export with fp16",
+        "Neural Engine: the last axis of 2 layers, 100, is padded to 128: 22% of their work there is wasted",
+        "Neural Engine: palettes at stride 3 are not known to run there",
+    ]
+
+
+def test_palettes_and_strides_are_read_off_core_ml_packages(tmp_path):
+    student = make_student(strides=(2, 2, 3), activation="relu", num_blocks=1, sr_blocks=1)
+    (file,) = export_packages(student, [Request("coreml", "encoding", "palette6")], tmp_path)
+    layers = FORMATS["coreml"].layers(tmp_path / file.path, "main")
+    assert {layer.stride for layer in layers if layer.op == "conv_transpose"} == {2, 3}
+    assert any(layer.palette for layer in layers if layer.stride == 3)
+    assert "Neural Engine: palettes at stride 3 are not known to run there" in advice(
+        layers, FORMATS["coreml"].processors
+    )
 
 
 def test_the_command_lists_every_layer(exported, capsys):

@@ -24,5 +24,9 @@ def read_layers(path: Path, function: str) -> list[Layer]:
         elif op.op_type == "resample":
             macs = math.prod(out.shape) * LOOKUP
         if not op.op_type.startswith("constexpr_"):
-            layers.append(Layer(op.op_type, out.name, tuple(out.shape), dtype_of(out), macs))
+            strides, weight = inputs.get("strides"), inputs.get("weight")
+            stride = 1 if strides is None else int(max(strides.val))
+            palette = weight is not None and weight.op is not None and weight.op.op_type == "constexpr_lut_to_dense"
+            shape = tuple(out.shape)
+            layers.append(Layer(op.op_type, out.name, shape, dtype_of(out), macs, stride=stride, palette=palette))
     return layers

@@ -14,8 +14,11 @@ NEURAL_ENGINE = Processor(
     ),
     falls_back=names("sin cos cumsum exp floor gather gather_nd inverse log resample tile"),
     half_only=True,
+    pads_to=32,
+    palette_strides=frozenset((1, 2)),
     source="https://coremltools.readme.io/docs/typed-execution (half precision only); "
-    "https://github.com/hollance/neural-engine (layers, by experiment)",
+    "https://github.com/hollance/neural-engine (layers, by experiment); "
+    "https://machinelearning.apple.com/research/neural-engine-transformers (the last axis is aligned to 64 bytes)",
 )
 GPU = Processor(
     "Core ML GPU",
