@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,24 @@ CONTRACTS: dict[Contract, str] = {
 }
 """Inputs and output of each contract."""
 
+IMAGE, DEPTH = "image", "depth"
+"""Outputs; the second one is of packages that were asked for it."""
+
+DEPTH_MEANS = (
+    "Of each square block of pixels, two channels: depth along the optical axis, in units of the world frame, and how "
+    "much of the light is stopped there, 0..1; where that is little, depth means nothing."
+)
+
 Runner = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 """A package in a runtime: one array for each input to a picture (channels, height, width) in 0..1."""
+
+
+class DepthRunner(Protocol):
+    """A runner of packages that may have been asked for depth."""
+
+    def depth(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Depth and accumulation (2, rows, columns), of a package that gives them."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class Format(ABC):
     """What its packages can be asked with, the default first; of one student see ``contracts_of``."""
     looks_up: bool = True
     """Whether its operations can look up a student's volume; if not, the client does, and gives the features."""
+    holds_depth: bool = False
+    """Whether its packages can give depth as a second output."""
     holds_functions: bool = False
     """Whether one package holds several sizes, sharing weights."""
     function_is: str = "function"

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
-from mobiler2l_ns.export.contract import POSE_INPUTS, Contract, GraphInput
+from mobiler2l_ns.export.contract import DEPTH, IMAGE, POSE_INPUTS, Contract, GraphInput
 from mobiler2l_ns.export.ray_graph import RayGraph
 from mobiler2l_ns.export.volume_graph import VolumeGraph
 from mobiler2l_ns.geometry.picture import PictureGeometry
@@ -64,12 +64,19 @@ class PoseToImage(nn.Module):
     frequencies: Tensor
     log_pitch: Tensor
 
-    def __init__(self, student: Student, view: PictureGeometry | None = None, pitch: float = 1.0) -> None:
-        """Args: the student, the pictures it is to render (its own if not given), and the size of their rays' cells in
-        units of the full picture's."""
+    def __init__(
+        self, student: Student, view: PictureGeometry | None = None, pitch: float = 1.0, depth: bool = False
+    ) -> None:
+        """Args:
+        student: what is exported.
+        view: the pictures it is to render; its own if not given.
+        pitch: size of their rays' cells in units of the full picture's.
+        depth: whether what the volume shows of depth is given, too.
+        """
         super().__init__()
         config, view = student.config, view or student.view(pitch)
         self.inputs = POSE_INPUTS
+        self.outputs = (IMAGE, DEPTH) if depth else (IMAGE,)
         self.height, self.width = view.height, view.width
         self.contracted = student.is_contracted()
         self.several_pitches, self.alpha = len(config.pitches) > 1, config.alpha
@@ -106,14 +113,20 @@ class PoseToImage(nn.Module):
 
     def forward(
         self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
-    ) -> Float[Tensor, "1 colours height width"]:
+    ) -> Float[Tensor, "1 colours height width"] | tuple[Tensor, Float[Tensor, "1 2 mh mw"]]:
         """Args: an OpenGL camera-to-world matrix in the run's world frame; fx, fy, cx, cy in output pixels.
 
         Returns:
-            RGB in 0..1, or RGBA with the colour premultiplied.
+            RGB in 0..1, or RGBA with the colour premultiplied; with ``depth`` also ``VolumeGraph.with_depth``'s.
         """
-        picture = self.network(*self.network_inputs(camera_to_world, intrinsics).values())
-        return picture.narrow(2, 0, self.height).narrow(3, 0, self.width)
+        if DEPTH not in self.outputs:
+            return self._picture(*self.network_inputs(camera_to_world, intrinsics).values())
+        assert self.volume is not None
+        features, depth = self.volume.with_depth(camera_to_world, intrinsics)
+        return self._picture(self.encode(camera_to_world, intrinsics), features), depth
+
+    def _picture(self, *inputs: Tensor) -> Float[Tensor, "1 colours height width"]:
+        return self.network(*inputs).narrow(2, 0, self.height).narrow(3, 0, self.width)
 
 
 class RaysToImage(nn.Module):
@@ -128,6 +141,7 @@ class RaysToImage(nn.Module):
         super().__init__()
         config, view = student.config, view or student.view(pitch)
         self.contract: Contract = "features" if student.volume is not None else "encoding"
+        self.outputs = (IMAGE,)
         self.height, self.width, self.alpha = view.height, view.width, config.alpha
         channels, features = config.input_channels, config.feature_channels
         inputs = [
@@ -159,6 +173,14 @@ class RaysToImage(nn.Module):
 Graph = PoseToImage | RaysToImage
 
 
-def graph_of(student: Student, contract: Contract, view: PictureGeometry | None = None, pitch: float = 1.0) -> Graph:
-    """The graph of a contract, in evaluation mode."""
-    return (PoseToImage if contract == "pose" else RaysToImage)(student, view, pitch).eval()
+def graph_of(
+    student: Student,
+    contract: Contract,
+    view: PictureGeometry | None = None,
+    pitch: float = 1.0,
+    depth: bool = False,
+) -> Graph:
+    """The graph of a contract, in evaluation mode; depth is given from a pose only."""
+    if contract == "pose":
+        return PoseToImage(student, view, pitch, depth).eval()
+    return RaysToImage(student, view, pitch).eval()

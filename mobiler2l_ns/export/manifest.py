@@ -13,7 +13,7 @@ import torch
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export import volume_file
-from mobiler2l_ns.export.contract import MANIFEST
+from mobiler2l_ns.export.contract import DEPTH_MEANS, MANIFEST
 from mobiler2l_ns.export.poses import PackagePoses, describe_fence, describe_poses, poses_of_fence
 from mobiler2l_ns.export.proof import Proof
 from mobiler2l_ns.geometry.encoding import SHORTEST_CHORD
@@ -91,7 +91,15 @@ def describe_proof(proof: Proof, timed: bool) -> dict[str, Any]:
         "psnr_student": round(proof.psnr, 2),
         "psnr_photos": None if proof.psnr_photos is None else round(proof.psnr_photos, 3),
         "ms": round(proof.ms, 1) if timed else None,
+        **({} if proof.depth_error is None else {"depth_error": round(proof.depth_error, 5)}),
     }
+
+
+def describe_depth(student: Student, view: PictureGeometry, layout: str) -> dict[str, Any]:
+    """The second output of one size, of a package that gives depth."""
+    rows, columns = (count * student.config.volume_rays for count in view.grid)
+    shape = [1, 2, rows, columns] if layout == "NCHW" else [1, rows, columns, 2]
+    return {"depth": {"shape": shape, "block": view.stride / student.config.volume_rays, "meaning": DEPTH_MEANS}}
 
 
 def digests(package: Path) -> tuple[int, dict[str, str]]:

@@ -19,6 +19,7 @@ from mobiler2l_ns.errors import UserError, unwritable
 from mobiler2l_ns.export import manifest, volume_file
 from mobiler2l_ns.export.clients import page as clients
 from mobiler2l_ns.export.contract import CONTRACTS, MANIFEST, Contract
+from mobiler2l_ns.export.depth import check as check_depth
 from mobiler2l_ns.export.format import Format
 from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.graph import Graph, graph_of
@@ -47,6 +48,8 @@ class Request:
     """None given: the format's own."""
     sizes: tuple[tuple[int, int], ...] = ()
     """(height, width) of its pictures; none: the student's own."""
+    depth: bool = False
+    """Whether it gives depth, too."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class _Job:
     views: dict[str, tuple[PictureGeometry, float]]
     """Function -> what it renders, and the pitch of its rays."""
     name: str
+    depth: bool
 
 
 def view_of(student: Student, height: int, width: int) -> tuple[PictureGeometry, float]:
@@ -102,6 +106,8 @@ def _jobs(student: Student, request: Request) -> list[_Job]:
     precision = request.precision or form.precision
     if precision not in form.thresholds:
         raise UserError(f"{form.name} packages come in {', '.join(form.thresholds)}, not {precision}")
+    if request.depth:
+        check_depth(form, contract, student)
     pitches = student.config.pitches if form.stands_alone else (1.0,)
     whole_pictures = tuple((view.height, view.width) for view in map(student.view, pitches))
     sizes = request.sizes or whole_pictures
@@ -115,9 +121,10 @@ def _jobs(student: Student, request: Request) -> list[_Job]:
         parts = ["mobiler2l"]
         parts += [contract] * (contract != "pose")
         parts += [precision] * (precision != form.precision)
+        parts += ["depth"] * request.depth
         if sizes != whole_pictures:
             parts += [f"{view.width}x{view.height}" for view, _ in group.values()]
-        jobs.append(_Job(form, contract, precision, group, "-".join(parts) + form.suffix))
+        jobs.append(_Job(form, contract, precision, group, "-".join(parts) + form.suffix, request.depth))
     return jobs
 
 
@@ -126,7 +133,7 @@ def _write(
 ) -> manifest.PackageFile:
     """Convert and prove one file in the work folder."""
     graphs: dict[str, Graph] = {
-        name: graph_of(student, job.contract, view, pitch) for name, (view, pitch) in job.views.items()
+        name: graph_of(student, job.contract, view, pitch, job.depth) for name, (view, pitch) in job.views.items()
     }
     metadata = {
         "generator": f"mobiler2l-ns {__version__}",
@@ -147,10 +154,12 @@ def _write(
     proofs, views, run_by = [], [], []
     for name, (view, pitch) in job.views.items():
         runner = job.form.open(package, name)
-        proof = prove(reference, runner, job.contract, view, least, f"The {job.form.name} package", pitch)
+        proof = prove(reference, runner, job.contract, view, least, f"The {job.form.name} package", pitch, job.depth)
         proofs.append(proof)
         run_by.append(getattr(runner, "run_by", job.form.run_by))
         described = manifest.describe_view(name, view, pitch)
+        if job.depth:
+            described |= manifest.describe_depth(student, view, job.form.layout)
         views.append({**described, **manifest.describe_proof(proof, job.form.timed)})
     size, sha256 = manifest.digests(package)
     if job.contract == "features":
@@ -171,7 +180,7 @@ def _write(
         run_by=run_by[0],
         inputs={value.name: dtype for value in first.inputs},
         layout=job.form.layout,
-        output=job.form.output,
+        output=job.form.output + "; depth, float32, see views" * job.depth,
         views=views,
         gmac=round(sum(layer.macs for layer in layers) / 1e9, 3) if layers else None,
         largest_activation_bytes=max(layer.activation_bytes for layer in layers) if layers else None,

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,8 @@ from rich.progress import track
 from torch import Tensor
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.contract import Contract, Runner
+from mobiler2l_ns.export.contract import Contract, DepthRunner, Runner
+from mobiler2l_ns.export.depth import MOST_WRONG, expected_depth, relative_error
 from mobiler2l_ns.export.graph import PoseToImage
 from mobiler2l_ns.export.proof_photos import ProofPhoto
 from mobiler2l_ns.export.volume_graph import with_volume_in_half
@@ -39,6 +41,8 @@ class Proof:
     """Median milliseconds of a frame after the first."""
     cameras: int
     """Proof cameras compared."""
+    depth_error: float | None = None
+    """Mean error of its depth, in depths; None of a package that gives none."""
 
 
 @dataclass
@@ -103,6 +107,7 @@ def prove(
     threshold: float,
     what: str,
     pitch: float = 1.0,
+    depth: bool = False,
 ) -> Proof:
     """Compare a package with the student on the proof cameras.
 
@@ -114,6 +119,7 @@ def prove(
         threshold: least PSNR in dB.
         what: names the package in messages.
         pitch: of its rays.
+        depth: whether it gives depth, which is compared as well.
 
     Raises:
         UserError: if the package falls short.
@@ -123,7 +129,7 @@ def prove(
     if contract == "features":
         encoder = with_volume_in_half(encoder)  # what the client has
     intrinsics = torch.tensor([view.intrinsics])
-    squared, count, photos, seconds = 0.0, 0, [], []
+    squared, count, photos, seconds, depth_errors = 0.0, 0, [], [], []
     poses = reference.student.capture.proof_poses.cpu()
     for index, pose in enumerate(track(poses, f"Proving {what}", console=CONSOLE, transient=True)):
         if contract == "pose":
@@ -148,10 +154,17 @@ def prove(
         squared += float((got.double() - expected[index].double()).square().sum())
         count += got.numel()
         photos.append(reference.psnr_to_photo(index, got, view))
+        if depth:
+            given_depth = torch.from_numpy(cast(DepthRunner, run).depth(inputs))
+            depth_errors.append(relative_error(given_depth, expected_depth(reference.student, view, pitch, pose)))
     psnr = _decibel(squared / count)
     if not psnr >= threshold:
         raise UserError(f"{what} is not the student: {psnr:.1f} dB between them, at least {threshold:.0f} dB needed")
-    return Proof(psnr, _mean(photos), 1000.0 * statistics.median(seconds[1:] or seconds), len(poses))
+    depth_error = statistics.fmean(depth_errors) if depth else None
+    if depth_error is not None and not depth_error <= MOST_WRONG:
+        raise UserError(f"{what} does not give the student's depth: it is off by {100.0 * depth_error:.1f} % of it")
+    ms = 1000.0 * statistics.median(seconds[1:] or seconds)
+    return Proof(psnr, _mean(photos), ms, len(poses), depth_error)
 
 
 def _decibel(squared: float) -> float:

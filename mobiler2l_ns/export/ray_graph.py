@@ -53,3 +53,17 @@ class RayGraph(nn.Module):
         nearest = start - ((start * along).sum(dim=1, keepdim=True) / squared) * along
         inside = (1.0 - (nearest * nearest).sum(dim=1, keepdim=True)).clamp(min=SHORTEST_CHORD**2)
         return nearest, along * (inside / squared).sqrt()
+
+    def depth(
+        self,
+        camera_to_world: Float[Tensor, "1 3 4"],
+        intrinsics: Float[Tensor, "1 4"],
+        place: Float[Tensor, "1 1 rays"],
+    ) -> Float[Tensor, "1 1 rays"]:
+        """Depths along the optical axis, in scene units, of places on the rays."""
+        if not self.in_sphere:
+            return place
+        start, along = self(camera_to_world, intrinsics)
+        _, _, backward, origin = camera_to_world.reshape(1, 3, 1, 4).split(1, dim=3)
+        offset = (start + place * along) * self.radius + self.centre - origin.reshape(1, 3, 1)
+        return -(offset * backward.reshape(1, 3, 1)).sum(dim=1, keepdim=True)

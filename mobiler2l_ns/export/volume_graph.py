@@ -20,7 +20,7 @@ from mobiler2l_ns.export.ray_graph import RayGraph
 from mobiler2l_ns.geometry.picture import PictureGeometry
 from mobiler2l_ns.student.proposals import FAINT, SOLID
 from mobiler2l_ns.student.renderer import Student
-from mobiler2l_ns.student.volume import STEEPEST, Volume
+from mobiler2l_ns.student.volume import SEEN, STEEPEST, Volume
 
 G = TypeVar("G", bound=nn.Module)
 
@@ -201,6 +201,21 @@ class VolumeGraph(nn.Module):
         self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
     ) -> Float[Tensor, "1 f mh mw"]:
         """Features and accumulation."""
+        return self._composite(camera_to_world, intrinsics)[0]
+
+    def with_depth(
+        self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
+    ) -> tuple[Float[Tensor, "1 f mh mw"], Float[Tensor, "1 2 mh mw"]]:
+        """What ``forward`` gives; and depth along the optical axis in scene units of what is seen, beside the
+        accumulation."""
+        features, place = self._composite(camera_to_world, intrinsics)
+        depth = self.fine.depth(camera_to_world, intrinsics, place).reshape(1, 1, self.fine.rows, self.fine.columns)
+        return features, torch.cat([depth, features.narrow(1, features.shape[1] - 1, 1)], dim=1)
+
+    def _composite(
+        self, camera_to_world: Float[Tensor, "1 3 4"], intrinsics: Float[Tensor, "1 4"]
+    ) -> tuple[Float[Tensor, "1 f mh mw"], Float[Tensor, "1 1 fine"]]:
+        """Features with the accumulation, and mean places along the rays of what is seen."""
         t, optical = self.proposals(*self.coarse(camera_to_world, intrinsics))
         t, optical = self._finer(t), self._finer(optical)
         x, y, z = self.points(*self.fine(camera_to_world, intrinsics), t)
@@ -208,5 +223,7 @@ class VolumeGraph(nn.Module):
         density, features = values.split([1, values.shape[1] - 1], dim=1)
         optical = optical[:, None] * density.clamp(-STEEPEST, STEEPEST).exp()
         weights = (optical - optical.cumsum(dim=2)).exp() * (1.0 - (-optical).exp())
-        composited = torch.cat([(weights * features).sum(dim=2), weights.sum(dim=2)], dim=1)
-        return composited.reshape(1, -1, self.fine.rows, self.fine.columns)
+        accumulation = weights.sum(dim=2)
+        composited = torch.cat([(weights * features).sum(dim=2), accumulation], dim=1)
+        place = (weights * t[:, None]).sum(dim=2) / accumulation.clamp(min=SEEN)
+        return composited.reshape(1, -1, self.fine.rows, self.fine.columns), place

@@ -73,7 +73,9 @@ def _command(form: Format) -> type:
     def main(self: Any) -> None:
         """Convert, prove, move in."""
         sizes = self.parsed_sizes()
-        requests = [Request(form.name, contract, self.precision, sizes) for contract in self.contracts or (None,)]
+        depth = form.holds_depth and self.depth
+        contracts = self.contracts or (None,)
+        requests = [Request(form.name, contract, self.precision, sizes, depth) for contract in contracts]
         files = self.export(lambda student: requests)
         if form.stands_alone and self.serve:
             show(self.output_dir / files[0].path, self.port)
@@ -82,6 +84,9 @@ def _command(form: Format) -> type:
         ("contracts", Annotated[tuple[contracts, ...], tyro.conf.arg(help=asked)], ()),
         ("precision", Annotated[precisions, tyro.conf.arg(help="Of the network's weights.")], form.precision),
     ]
+    if form.holds_depth:
+        told = "Give depth along the optical axis as well, as a second output, of a student with a volume."
+        fields += [("depth", Annotated[bool, tyro.conf.arg(help=told)], False)]
     if form.stands_alone:
         fields += [("serve", Annotated[bool, tyro.conf.arg(help="Serve the page on this machine afterwards.")], False)]
         fields += [("port", Annotated[int, tyro.conf.arg(help="Of that server.")], 8080)]

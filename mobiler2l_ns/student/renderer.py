@@ -283,17 +283,18 @@ class Student(nn.Module):
             return Rendered(shown)
         size = picture.shape[2:]
         # Between two surfaces there is nothing whose depth could be shown.
-        depth = functional.interpolate(self._distances(rays, composited)[:, None], size, mode="nearest")
+        distances = (self.surfaces(rays, composited) - rays.origins).norm(dim=-1)
+        depth = functional.interpolate(distances[:, None], size, mode="nearest")
         accumulation = functional.interpolate(composited.features[:, -1:], size, mode="bilinear")
         return Rendered(shown, fitted(depth, "nearest"), fitted(accumulation).clamp(0.0, 1.0))
 
-    def _distances(self, rays: LowResRays, composited: Composited) -> Float[Tensor, "n mh mw"]:
-        """From the camera to what the volume shows, along each of its rays, scene units."""
+    def surfaces(self, rays: LowResRays, composited: Composited) -> Float[Tensor, "n mh mw 3"]:
+        """Where each of the volume's rays meets what it shows, in the world frame."""
         fine = self.chords(rays.origins, finer_directions(rays.directions, self.config.volume_rays))
         points = fine.at(composited.t[..., None], contracted=False)[..., 0, :]
         if self.in_sphere():
             points = points * self.capture.scene_radius + self.capture.scene_centre
-        return (points - rays.origins).norm(dim=-1)
+        return points
 
     def perspective(self, camera: Cameras) -> Cameras:
         """A perspective camera in the place of one camera of any kind: its pose and size, and from top to bottom the

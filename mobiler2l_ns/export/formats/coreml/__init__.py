@@ -69,6 +69,7 @@ FORMAT = CoreML(
     thresholds={name: min(50.0, least) if MAC else least for name, least in THRESHOLDS.items()},
     run_by="Core ML" if MAC else "an evaluation of the saved program, operation by operation",
     output="image, an RGB image of 8 bits a channel (and alpha, a grey one)",
+    holds_depth=True,
     holds_functions=True,
     timed=MAC,
     clients=(

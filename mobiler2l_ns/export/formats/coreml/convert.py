@@ -32,6 +32,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mobiler2l_ns.export.contract import DEPTH, DEPTH_MEANS
 from mobiler2l_ns.export.formats.coreml.quiet import quiet
 from mobiler2l_ns.export.graph import Graph
 from mobiler2l_ns.export.volume_graph import with_volume_in_half
@@ -136,7 +137,8 @@ def _convert(graph: Graph, precision: Precision, target: Any) -> Any:
         _export(with_volume_in_half(graph) if half else graph),
         inputs=[ct.TensorType(name=i.name, shape=i.shape, dtype=encoded) for i in graph.inputs],
         outputs=[ct.ImageType(name=OUTPUT, color_layout=ct.colorlayout.RGB)]
-        + [ct.ImageType(name=ALPHA, color_layout=ct.colorlayout.GRAYSCALE)] * graph.alpha,
+        + [ct.ImageType(name=ALPHA, color_layout=ct.colorlayout.GRAYSCALE)] * graph.alpha
+        + [ct.TensorType(name=DEPTH, dtype=np.float32)] * (DEPTH in graph.outputs),
         convert_to="mlprogram",
         minimum_deployment_target=target,
         compute_precision=_network_in_half(graph.contract) if half else ct.precision.FLOAT32,
@@ -193,11 +195,13 @@ class _Scaled(nn.Module):
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.wrapped = graph  # not "graph": torch.fx has an attribute of that name
-        self.alpha = graph.alpha
+        self.alpha, self.depth = graph.alpha, DEPTH in graph.outputs
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        picture = self.wrapped(*inputs) * 255.0
-        return tuple(picture.split([3, 1], dim=1)) if self.alpha else picture
+        picture, *depth = self.wrapped(*inputs) if self.depth else (self.wrapped(*inputs),)
+        picture = picture * 255.0
+        outputs = (*(picture.split([3, 1], dim=1) if self.alpha else (picture,)), *depth)
+        return outputs if len(outputs) > 1 else picture
 
 
 def _export(graph: Graph) -> torch.export.ExportedProgram:
@@ -262,9 +266,13 @@ def _describe(described: Any, graph: Graph) -> None:
     for saved, wanted in zip(described.input, graph.inputs, strict=True):
         saved.shortDescription = wanted.description
     colours = "RGB, premultiplied by alpha" if graph.alpha else "RGB"
-    texts = [f"The rendered image, {colours}, {graph.width} x {graph.height} pixels.", "Its alpha."]
-    for image, text in zip(described.output, texts, strict=False):
-        image.shortDescription = text
+    texts = {
+        OUTPUT: f"The rendered image, {colours}, {graph.width} x {graph.height} pixels.",
+        ALPHA: "Its alpha.",
+        DEPTH: DEPTH_MEANS,
+    }
+    for output in described.output:
+        output.shortDescription = texts[output.name]
 
 
 def _fix_identifiers(path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mobiler2l_ns.export.contract import DEPTH
 from mobiler2l_ns.export.formats.coreml.convert import ALPHA, OUTPUT
 from mobiler2l_ns.export.formats.coreml.evaluator import MILProgram
 
@@ -25,6 +26,10 @@ class CoreMLRunner:
         """One array for each input; picture (channels, height, width) in 0..1 out."""
         outputs = self._package(inputs)
         return np.concatenate([outputs[name] for name in (OUTPUT, ALPHA) if name in outputs]) / 255.0
+
+    def depth(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Depth and accumulation (2, rows, columns), of a package that gives them."""
+        return np.asarray(self._package(inputs)[DEPTH], dtype=np.float32)[0]
 
 
 def open_package(

@@ -54,6 +54,7 @@ FORMAT = LiteRT(
     run_by="the LiteRT interpreter",
     output="image, float32 (1, height, width, channels), 0..1",
     layout="NHWC",
+    holds_depth=True,
     holds_functions=True,
     function_is="signature",
     extra=EXTRA,

@@ -6,8 +6,8 @@ A client addresses everything by name, through a signature (`Interpreter.runSign
 - inputs: the names of the graph's inputs, float32, fixed shapes. An input of four axes is NHWC: a graph that takes an
   encoding (1, C, rows, columns) becomes one of (1, rows, columns, C), the C numbers of a ray side by side. Poses
   (1, 3, 4) and intrinsics (1, 4) are as they were.
-- output: `image`, float32 in 0..1, NHWC (1, H, W, 3) RGB or (1, H, W, 4) premultiplied RGBA: rows of pixels, as
-  bitmaps and textures have them.
+- outputs: `image`, float32 in 0..1, NHWC (1, H, W, 3) RGB or (1, H, W, 4) premultiplied RGBA: rows of pixels, as
+  bitmaps and textures have them; and `depth`, float32, NHWC, where it is asked for.
 
 Precision is that of the stored weights of convolutions, transposed convolutions and linear layers. Biases, and all
 constants of a pose's encoding, are float32 always.
@@ -40,11 +40,11 @@ import torch
 from torch import Tensor, nn
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.contract import GraphInput
+from mobiler2l_ns.export.contract import IMAGE, GraphInput
 from mobiler2l_ns.export.formats.litert.extra import EXTRA
 from mobiler2l_ns.export.formats.litert.file import pack, read
 from mobiler2l_ns.export.formats.litert.quiet import quiet
-from mobiler2l_ns.export.formats.litert.runner import OUTPUT, SIGNATURE
+from mobiler2l_ns.export.formats.litert.runner import SIGNATURE
 from mobiler2l_ns.export.formats.litert.volume import gathered, store
 from mobiler2l_ns.export.volume_tables import WithTables
 
@@ -96,11 +96,13 @@ def convert_many(
         model = read(content)
     for signature in model.signatureDefs:
         store(model, signature, tables[signature.signatureKey.decode()], precision != "fp32")
-        names = [wanted.name for wanted in graphs[signature.signatureKey.decode()][1]]
+        graph, inputs = graphs[signature.signatureKey.decode()]
+        names, outputs = [wanted.name for wanted in inputs], getattr(graph, "outputs", (IMAGE,))
         for tensor in signature.inputs:
             tensor.name = names[int(re.fullmatch(r"args_(\d+)", tensor.name.decode())[1])]  # type: ignore[index]
-        (output,) = signature.outputs
-        output.name = OUTPUT
+        # The converter numbers outputs in their order.
+        for output, name in zip(sorted(signature.outputs, key=lambda o: o.name), outputs, strict=True):
+            output.name = name
     path.write_bytes(pack(model, metadata))
 
 
@@ -115,9 +117,12 @@ class _ChannelsLast(nn.Module):
         super().__init__()
         self.wrapped = graph
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         planar = [value.permute(0, 3, 1, 2) if value.dim() == 4 else value for value in inputs]
-        return self.wrapped(*planar).permute(0, 2, 3, 1)
+        found = self.wrapped(*planar)
+        if isinstance(found, Tensor):
+            return found.permute(0, 2, 3, 1)
+        return tuple(value.permute(0, 2, 3, 1) for value in found)
 
 
 def _quantise(content: bytes, precision: str) -> bytes:

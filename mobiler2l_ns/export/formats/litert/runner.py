@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.export.contract import DEPTH, IMAGE
 from mobiler2l_ns.export.formats.litert.extra import EXTRA
 from mobiler2l_ns.export.formats.litert.quiet import quiet
 
-SIGNATURE, OUTPUT = "main", "image"
-"""Of a file of one graph, and of any signature."""
+SIGNATURE = "main"
+"""Of a file of one graph."""
 
 
 class LiteRTRunner:
@@ -32,8 +33,15 @@ class LiteRTRunner:
 
     def __call__(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Args: the graph's inputs by name, NCHW as the graph took them. Returns the picture (C, H, W) in 0..1."""
+        return self._output(IMAGE, inputs)
+
+    def depth(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Depth and accumulation (2, rows, columns), of a file that gives them."""
+        return self._output(DEPTH, inputs)
+
+    def _output(self, name: str, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         arrays = {
             name: np.ascontiguousarray(np.moveaxis(value, 1, 3) if value.ndim == 4 else value, dtype=np.float32)
             for name, value in inputs.items()
         }
-        return np.ascontiguousarray(np.moveaxis(self._run(**arrays)[OUTPUT][0], 2, 0))
+        return np.ascontiguousarray(np.moveaxis(self._run(**arrays)[name][0], 2, 0))

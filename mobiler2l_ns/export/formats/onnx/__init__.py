@@ -55,6 +55,7 @@ FORMAT = Onnx(
     title="onnxruntime on any device",
     thresholds={"fp32": 80.0, "fp16": 55.0, "int8": 35.0},
     run_by="onnxruntime",
+    holds_depth=True,
     clients=(ClientKind("onnx.py.jinja", "Desktop, onnxruntime", "python", pip("onnxruntime"), RUN),),
     processors=(NPU,),
     order=2,

@@ -34,7 +34,8 @@ WEIGHTED = {"Conv": 0, "ConvTranspose": 1}
 
 def convert(graph: Graph, path: Path, precision: Precision, metadata: Mapping[str, str]) -> None:
     """Write a graph to a file: its inputs, in order, give ``image`` (1, 3, height, width), RGB in 0..1 as float32, or
-    (1, 4, height, width) premultiplied RGBA. Where the input is the encoding and the precision fp16, it is float16.
+    (1, 4, height, width) premultiplied RGBA; and ``depth``, as float32, if the graph does. Where the input is the
+    encoding and the precision fp16, it is float16.
 
     Args:
         graph: the student.
@@ -80,7 +81,7 @@ def traced(module: nn.Module, graph: Graph, opset: int, precision: str, **option
             examples,
             buffer,  # type: ignore[arg-type]
             input_names=[i.name for i in graph.inputs],
-            output_names=["image"],
+            output_names=list(graph.outputs),
             opset_version=opset,
             dynamo=False,
             **options,

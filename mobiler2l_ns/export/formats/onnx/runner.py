@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobiler2l_ns.export.contract import DEPTH, IMAGE
+
 
 class OnnxRunner:
     """Runs a file with onnxruntime on the CPU."""
@@ -23,5 +25,12 @@ class OnnxRunner:
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """One array for each input; picture (channels, height, width) in 0..1 out."""
+        return self._run(IMAGE, inputs)
+
+    def depth(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Depth and accumulation (2, rows, columns), of a file that gives them."""
+        return self._run(DEPTH, inputs)
+
+    def _run(self, output: str, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         given = {name: np.asarray(value, dtype=self.dtypes[name]) for name, value in inputs.items()}
-        return np.asarray(self.session.run(["image"], given)[0], dtype=np.float32)[0]
+        return np.asarray(self.session.run([output], given)[0], dtype=np.float32)[0]
