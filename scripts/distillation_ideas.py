@@ -267,6 +267,8 @@ class StepClock:
         self.reads += 1
         return self.reads * self.seconds
 
+    process_time = perf_counter
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
