@@ -56,7 +56,7 @@ class MobileR2LDataManagerConfig(CaptureDataManagerConfig):
     """Share of distillation in which the first pool is filled, while the student already learns from what is there,
     30 views at first; 0 fills the pool before the first step."""
     pool_device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the pool lives; auto takes the GPU when half of its free memory holds the pool."""
+    """Where the pool and the photos of fine-tuning live; auto takes the GPU when half of its free memory holds them."""
     refresh_rate: float = 0.2
     """New pseudo views per training step and device, each replacing the oldest; 0 keeps the first ones."""
     refresh_share: float = 0.2
@@ -141,7 +141,8 @@ class MobileR2LDataManager(CaptureDataManager):
             self.photos = self._pool_of(chosen)
 
     def _pool_of(self, photos: list[int]) -> PhotoPool:
-        return PhotoPool(self.train_dataset, photos, self.view, self.background, self.photo_poses)
+        pool = PhotoPool(self.train_dataset, photos, self.view, self.background, self.photo_poses)
+        return pool.to(self._pool_device(pool.pictures.nbytes))
 
     # Pseudo views
 
@@ -168,16 +169,20 @@ class MobileR2LDataManager(CaptureDataManager):
     def _channels(self) -> int:
         return 4 if self.background.alpha else 3
 
-    def _pool_device(self, views: int) -> torch.device:
+    def _view_bytes(self, views: int) -> float:
+        """What so many pseudo views will take of this device's share of the budget."""
+        height, width = self.view.covered
+        budget = self.config.pool_budget_gib * BYTES_PER_GIB / comms.get_world_size()
+        return min(views * height * width * self._channels, budget)
+
+    def _pool_device(self, wanted: float) -> torch.device:
+        """Where so many bytes of pictures go."""
         training = torch.device(self.device)
         if self.config.pool_device != "auto" or training.type != "cuda":
             return training if self.config.pool_device == "cuda" else torch.device("cpu")
-        height, width = self.view.covered
-        wanted = views * height * width * self._channels
-        budget = self.config.pool_budget_gib * BYTES_PER_GIB / comms.get_world_size()
         torch.cuda.empty_cache()  # what the teacher's training has left to torch is free as well
         free, _ = torch.cuda.mem_get_info(training)
-        return training if min(wanted, budget) < free / 2 else torch.device("cpu")
+        return training if wanted < free / 2 else torch.device("cpu")
 
     def _empty_pool(self, views: int, budget_gib: float, device: torch.device) -> PseudoViewPool:
         seed = torch.initial_seed() % (1 << 31)
@@ -201,7 +206,7 @@ class MobileR2LDataManager(CaptureDataManager):
             return
         ranks, wanted, budget = comms.get_world_size(), self.config.pool_views, self.config.pool_budget_gib
         share = -(-wanted // ranks)
-        self.pool = self._empty_pool(share, budget / ranks, self._pool_device(share))
+        self.pool = self._empty_pool(share, budget / ranks, self._pool_device(self._view_bytes(share)))
         CONSOLE.print(self.sampler_reason)
         if self.pool.capacity < share:
             kept = ranks * self.pool.capacity
@@ -259,7 +264,7 @@ class MobileR2LDataManager(CaptureDataManager):
         """Within it there is a small pool, to be filled; after it all is as if nothing had been drawn or rendered."""
         names = ("pool", "extent", "_refresh", "_owed_views", "_rays_in_batch", "train_count")
         before, drawn = {name: getattr(self, name) for name in names}, self.generator.get_state()
-        self.pool = self._empty_pool(views, 1e9, self._pool_device(views))
+        self.pool = self._empty_pool(views, 1e9, self._pool_device(self._view_bytes(views)))
         self.extent, self._owed_views = SceneExtent(), -math.inf
         try:
             yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from mobiler2l_ns.capture.background import Background
 from mobiler2l_ns.geometry.picture import PictureGeometry
-from mobiler2l_ns.geometry.rays import camera_rays
 from mobiler2l_ns.pool.batch import StudentBatch
-from mobiler2l_ns.pool.pseudo_views import quantise
+from mobiler2l_ns.pool.photo_rays import PhotoRays
+from mobiler2l_ns.pool.pseudo_views import quantise, sent
 
 FOCAL_TOLERANCE = 0.01
 """Photos whose focal length is this close to the student's keep their pixels."""
@@ -94,6 +94,7 @@ class PhotoPool:
         self.masks = torch.zeros(0, height, width, dtype=torch.bool)
         self.camera_to_worlds, self.intrinsics = torch.empty(count, 3, 4), torch.empty(count, 4)
         self.distortion = torch.zeros(count, 6)
+        self._rays: PhotoRays | None = None
         for place, index in enumerate(track(indices, "Preparing photos", console=CONSOLE, transient=True)):
             data, photo = dataset.get_data(index), background.photo(dataset, index)
             picture, mask, camera = fit_photo(photo, dataset.cameras[index : index + 1].to("cpu"), view)
@@ -119,30 +120,33 @@ class PhotoPool:
         return len(self.pictures)
 
     def take(
-        self, chosen: Tensor, device: torch.device | str, beginning_at: tuple[int, int] | None = None
+        self,
+        chosen: Int[Tensor, "count"],
+        device: torch.device | str,
+        beginning_at: tuple[int, int] | None = None,
     ) -> StudentBatch:
-        """The chosen photos on ``device``; all of each, or the part that begins so many pixels down and right, see
-        ``PictureGeometry.beginning_at``."""
+        """The chosen photos (indices on the CPU) on ``device``; all of each, or the part that begins so many pixels down
+        and right, see ``PictureGeometry.beginning_at``."""
+        if self._rays is None or self._rays.device != torch.device(device):
+            self._rays = PhotoRays(self.camera_to_worlds, self.intrinsics, self.distortion, self.view, device)
         down, right = beginning_at or (0, 0)
         part = self.view if beginning_at is None else self.view.beginning_at(down, right)
         height, width = part.covered
-        fx, fy, cx, cy = self.intrinsics[chosen].to(device).split(1, dim=-1)
-        cameras = Cameras(
-            self.camera_to_worlds[chosen].to(device),
-            fx,
-            fy,
-            cx - right,
-            cy - down,
-            width=width,
-            height=height,
-            distortion_params=self.distortion[chosen].to(device),
-        )
         rows, columns = slice(down, down + height), slice(right, right + width)
-        return StudentBatch(
-            camera_rays(cameras, self.view.stride),
-            self.pictures[chosen, rows, columns].to(device).float() / 255.0,
-            self.masks[chosen, rows, columns].to(device).float(),
-        )
+        indices = chosen.tolist()
+
+        def together(values: Tensor) -> Tensor:
+            return sent(torch.stack([values[index, rows, columns] for index in indices]), device)
+
+        masks = together(self.masks).float()
+        return StudentBatch(self._rays.take(indices, beginning_at), together(self.pictures).float() / 255.0, masks)
+
+    def to(self, device: torch.device | str) -> PhotoPool:
+        """Move pictures and masks to a device; a mask that all share is still kept once."""
+        shared = self.masks.stride(0) == 0 and len(self.masks) > 0
+        self.masks = self.masks[:1].to(device).expand_as(self.masks) if shared else self.masks.to(device)
+        self.pictures = self.pictures.to(device)
+        return self
 
     def draw(
         self,

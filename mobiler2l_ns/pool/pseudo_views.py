@@ -19,6 +19,14 @@ def quantise(picture: Float[Tensor, "*any"]) -> UInt8[Tensor, "*any"]:
     return (picture.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
 
 
+def sent(values: Tensor, device: torch.device | str) -> Tensor:
+    """Values on a device. From the host to a GPU they travel by pinned memory, so that the host does not wait for what
+    the GPU still has to do."""
+    if torch.device(device).type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 class PseudoViewPool:
     """A ring of pseudo views. Pictures stay bytes wherever the pool lives; only drawn ones travel to the device.
 
@@ -69,8 +77,7 @@ class PseudoViewPool:
             chosen = torch.randperm(self.filled, generator=self.generator, device=where)[:count]
         else:
             chosen = torch.randint(self.filled, (count,), generator=self.generator, device=where)
-        pictures = self.pictures[chosen].to(device, non_blocking=True)
-        return self.poses[chosen].to(device, non_blocking=True), pictures.float() / 255.0
+        return sent(self.poses[chosen], device), sent(self.pictures[chosen], device).float() / 255.0
 
     def newest(self, count: int) -> list[int]:
         """Indices into ``poses`` and ``pictures`` of up to ``count`` views, the newest first."""

@@ -60,7 +60,7 @@ def test_the_pool_goes_to_the_gpu_if_what_is_kept_of_it_fits(config, monkeypatch
     datamanager = set_up(replace(config, pool_budget_gib=4.0))
     datamanager.device = "cuda"
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free_gib * 2**30), 0))
-    assert datamanager._pool_device(10_000_000).type == device
+    assert datamanager._pool_device(datamanager._view_bytes(10_000_000)).type == device
 
 
 def test_the_pool_is_filled_once_and_bounded(config):
