@@ -77,6 +77,7 @@ def count_density(run: Run, keep_box: bool) -> None:
     if model.student.volume is None:
         return
     if rays is not None:
+        # Where the student is: moved away and back, its parameters would lose the hooks that average their gradients.
         model.student.count_density(*(part.to(model.device) for part in rays), keep_box=keep_box)
     # Of all ranks' views those of the first count, and not the mean, whose boxes would differ.
     proposals = model.student.volume.proposals
