@@ -92,6 +92,8 @@ class CaptureRecord(nn.Module):
         self.is_measured = bool(self.depth_known)
         height, width = self.image_size.tolist()
         self._size = int(height), int(width)
+        fx, fy, cx, cy = self.intrinsics.tolist()
+        self._focals_and_centre = fx, fy, cx, cy
 
     def record(self, **values: Tensor) -> None:
         """Overwrite buffers by name.
@@ -121,3 +123,7 @@ class CaptureRecord(nn.Module):
     def size(self) -> tuple[int, int]:
         """Height and width of the student's pictures in pixels."""
         return self._size
+
+    def focals_and_centre(self) -> tuple[float, float, float, float]:
+        """fx, fy, cx, cy of the student's pictures in pixels."""
+        return self._focals_and_centre

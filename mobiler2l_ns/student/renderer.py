@@ -246,10 +246,10 @@ class Student(nn.Module):
             ValueError: if the camera is not a perspective camera.
         """
         device = self.capture.intrinsics.device
-        camera = camera.to(device)
+        camera = camera.to("cpu")  # its numbers are asked for one by one, and each answer would stall a GPU
         height, width = int(camera.height.flatten()[0]), int(camera.width.flatten()[0])
         fx, fy = float(camera.fx.flatten()[0]), float(camera.fy.flatten()[0])
-        train_fx, train_fy = self.capture.intrinsics[:2].tolist()
+        train_fx, train_fy, _, _ = self.capture.focals_and_centre()
         pitch = self.pitch_for(train_fx / fx)
         train_fx, train_fy = train_fx / pitch, train_fy / pitch
         columns, rows = width * train_fx / fx, height * train_fy / fy
@@ -267,8 +267,8 @@ class Student(nn.Module):
             height=rows + 2 * margin,
             distortion_params=None if camera.distortion_params is None else camera.distortion_params.reshape(1, -1),
             camera_type=camera.camera_type.reshape(1, 1),
-        ).to(device)
-        rays = camera_rays(view, self.config.stride)
+        )
+        rays = LowResRays(*(each.to(device) for each in camera_rays(view, self.config.stride)))
         picture, composited = self.look(*rays, pitch)
 
         def fitted(values: Float[Tensor, "1 c _h _w"], mode: str = "bilinear") -> Float[Tensor, "h w c"]:
@@ -317,7 +317,7 @@ class Student(nn.Module):
     def view(self, pitch: float = 1.0) -> PictureGeometry:
         """Geometry of the student's pictures at a pitch."""
         height, width = self.capture.size()
-        full = PictureGeometry(height, width, *self.capture.intrinsics.tolist(), stride=self.config.stride)
+        full = PictureGeometry(height, width, *self.capture.focals_and_centre(), stride=self.config.stride)
         return full if pitch == 1.0 else full.at(pitch)
 
     def training_camera(self, pose: Float[Tensor, "3 4"], pitch: float = 1.0) -> Cameras:
