@@ -99,10 +99,11 @@ def oracle_model() -> Any:
             self.device_indicator_param = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
 
         def get_outputs_for_camera(self, camera: Any, obb_box: Any = None) -> dict[str, Tensor]:
-            pose = camera.camera_to_worlds.reshape(3, 4).cpu()
+            device = camera.device
+            pose = camera.camera_to_worlds.reshape(3, 4)
             width, height, focal = int(camera.width), int(camera.height), float(camera.fx)
-            rgba = scene.render(pose, width, height, focal, supersample=2)
-            rays = camera.reshape(1).to("cpu").generate_rays(camera_indices=0, keep_shape=True)
+            rgba = scene.render(pose, width, height, focal, supersample=2, device=device)
+            rays = camera.reshape(1).generate_rays(camera_indices=0, keep_shape=True)
             towards = rays.directions.reshape(-1, 3).T
             origin = pose[:, 3:].expand_as(towards)
             depth = torch.stack([solid.intersect(origin, towards) for solid in scene.SOLIDS]).amin(0)
@@ -128,7 +129,9 @@ class Race:
         self.teacher_score: tuple[float, float] | None = None  # PSNR and SSIM on the test photos
         if arguments.oracle:
             scene = self.cache / f"demo_{arguments.resolution}"
-            _demo_scene().write_scene(scene, size=arguments.resolution, train=100, val=2, test=24)
+            _demo_scene().write_scene(
+                scene, size=arguments.resolution, train=arguments.photos, val=2, test=24, device=arguments.device
+            )
             arguments.data = scene
         else:
             self.teacher_run = arguments.teacher or self._train_teacher()
@@ -382,6 +385,7 @@ def main(description: str | None = __doc__, kind: type[Race] = Race) -> None:
     parser.add_argument("--recipes", default="paper,default", help="comma-separated")
     parser.add_argument("--network", choices=NETWORKS, default="paper", help="the network of all recipes")
     parser.add_argument("--views", type=int, default=800, help="pseudo views, the same for all recipes")
+    parser.add_argument("--photos", type=int, default=100, help="of the demo scene")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--teacher", type=Path, help="config.yml of an existing run, in place of training one")
     parser.add_argument("--teacher-recipe", default="tiny", help="method whose teacher phase trains the teacher")

@@ -79,7 +79,7 @@ def default_step(method: Any, config: Any, views: int, size: int, device: str, b
     from mobiler2l_ns.pool.pseudo_views import PseudoViewPool
     from mobiler2l_ns.student.renderer import Student
 
-    student = Student(config)
+    student = Student(config, config)
     student.capture.record(scene_radius=torch.tensor(1.3))
     student = student.to(device).train()
     student.compile_for(torch.device(device))
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=0, help="pictures a step; 0: 1 on the CPU, 10 on CUDA")
     parser.add_argument("--runs", type=int, default=5, help="timed steps of each")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="torch.compile, as ns-train's")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     arguments = parser.parse_args()
 
@@ -115,7 +116,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mobiler2l_ns.devices import multiplies_bfloat16
+    from mobiler2l_ns.devices import multiplies_bfloat16, peak_memory
     from mobiler2l_ns.plugin import methods
     from mobiler2l_ns.student.config import StudentConfig
     from mobiler2l_ns.student.cost import measure_cost
@@ -128,7 +129,13 @@ def main() -> None:
     views = arguments.views or (10 if device == "cuda" else 1)
     paper = StudentConfig()
     method = methods.mobiler2l.config
-    shape = {"activation": "gelu", "num_blocks": 29, "sr_channels": (64, 64, 16), "sr_blocks": 2}
+    shape = {
+        "activation": "gelu",
+        "num_blocks": 29,
+        "sr_channels": (64, 64, 16),
+        "sr_blocks": 2,
+        "compile": arguments.compile,
+    }
     config: Any = replace(method.pipeline.model, **shape)
     growth = replace(method.pipeline.growth(), blocks=config.num_blocks)  # type: ignore[attr-defined]
     dtype = torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
@@ -174,6 +181,7 @@ def main() -> None:
         name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
         tflops = {str(kind).removeprefix("torch."): flops / 1e12 for kind, flops in peaks.items()}
         result["settings"] = {"device": name, "size": size, "views": views, "peak_tflops": tflops}
+        result["settings"] |= {"compile": arguments.compile, "peak_memory_bytes": peak_memory(device)}
         write_json(arguments.json, result)
 
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -116,10 +116,10 @@ class Solid:
         self.radius = math.hypot(self.ring + self.width, self.height) + self.rounding  # of the bounding sphere
 
     def turned(self, vector: Tensor) -> Tensor:  # from world to local axes
-        return vector if self.axis is None else self.rows @ vector
+        return vector if self.axis is None else self.rows.to(vector) @ vector
 
     def local(self, point: Tensor) -> Tensor:
-        return self.turned(point - _vector(*self.center))
+        return self.turned(point - _vector(*self.center).to(point))
 
     def _excess(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Offsets from the rectangle, radially and along the axis, and the distance from the axis."""
@@ -135,7 +135,7 @@ class Solid:
         """World normals (3, N) at local surface points."""
         r, z, axial = self._excess(q)
         normal = _unit(torch.stack((r * q[0] / axial, r * q[1] / axial, z)))
-        return normal if self.axis is None else self.rows.T @ normal
+        return normal if self.axis is None else self.rows.T.to(q) @ normal
 
     def intersect(self, origin: Tensor, direction: Tensor) -> Tensor:
         """Distance (N,) along unit rays to the first hit, inf for none: sphere tracing inside a tight bound."""
@@ -157,7 +157,7 @@ class Solid:
 
     def visibility(self, point: Tensor) -> Tensor:
         """Share (N,) of the key light this solid lets through to each point: the closest miss of a cone march."""
-        q, key = self.local(point), self.turned(KEY)
+        q, key = self.local(point), self.turned(KEY.to(point))
         along = -vecdot(q, key, dim=0)
         miss = torch.sqrt((vecdot(q, q, dim=0) - along * along).clamp_min(0)) - LIGHT_WIDTH * along.clamp_min(0)
         near = torch.nonzero((along > -self.radius) & (miss < self.radius))[:, 0]
@@ -228,11 +228,11 @@ SceneName = Literal["still-life", "thin"]
 
 def sky(direction: Tensor) -> Tensor:
     """Linear radiance (3, N) of the studio around the scene: a sky, a floor, the round key lamp and a window."""
-    up = direction[2]
+    up, key, fill = direction[2], KEY.to(direction), FILL.to(direction)
     colour = torch.lerp(_vector(0.95, 0.84, 0.76), _vector(0.10, 0.26, 0.70), torch.sqrt(up.clamp_min(0)))
     colour = torch.lerp(colour, _vector(0.17, 0.12, 0.11), _step(0.02, -0.12, up))
-    colour = colour + _vector(15.0, 13.8, 11.6) * _step(math.cos(0.2), math.cos(0.14), vecdot(KEY, direction, dim=0))
-    u, v = (torch.atan2(direction[1], direction[0]) - torch.atan2(FILL[1], FILL[0])).abs(), (up - FILL[2]).abs()
+    colour = colour + _vector(15.0, 13.8, 11.6) * _step(math.cos(0.2), math.cos(0.14), vecdot(key, direction, dim=0))
+    u, v = (torch.atan2(direction[1], direction[0]) - torch.atan2(fill[1], fill[0])).abs(), (up - fill[2]).abs()
     pane = _step(0.5, 0.46, u) * _step(0.3, 0.27, v) * _step(0.02, 0.05, u) * _step(0.01, 0.03, v)
     return colour + _vector(2.6, 3.0, 3.6) * pane
 
@@ -255,12 +255,13 @@ def radiance(
     for solid in solids:
         shadow = shadow * solid.visibility(point) if solid.shades else shadow
         open_share = open_share * solid.openness(point, normal)
+    to_key, to_fill = KEY.to(ray), FILL.to(ray)
     facing, metal = -vecdot(normal, ray, dim=0).clamp_max(0), f0 > 0.5
     fresnel = torch.lerp(torch.where(metal, paint, 1.0) * f0, torch.ones(1), (1 - facing).clamp_min(0) ** 5)  # Schlick
     ambient = torch.lerp(_vector(0.30, 0.22, 0.16), _vector(0.50, 0.56, 0.68), 0.5 + 0.5 * normal[2]) * open_share
-    key = _vector(2.2, 2.0, 1.7) * vecdot(KEY, normal, dim=0).clamp_min(0) * shadow
-    fill = _vector(0.22, 0.28, 0.40) * vecdot(FILL, normal, dim=0).clamp_min(0) * open_share
-    lobe = vecdot(_unit(KEY - ray), normal, dim=0).clamp_min(0) ** 60  # Blinn-Phong
+    key = _vector(2.2, 2.0, 1.7) * vecdot(to_key, normal, dim=0).clamp_min(0) * shadow
+    fill = _vector(0.22, 0.28, 0.40) * vecdot(to_fill, normal, dim=0).clamp_min(0) * open_share
+    lobe = vecdot(_unit(to_key - ray), normal, dim=0).clamp_min(0) ** 60  # Blinn-Phong
     mirror = _unit(ray + 2 * facing * normal)
     seen = radiance(point + 2e-3 * normal, mirror, bounces - 1, solids)[0] if bounces else sky(mirror)
     diffuse = paint * (ambient + key + fill) * (1 - f0) * ~metal
@@ -276,17 +277,24 @@ def render(
     focal: float,
     supersample: int = 3,
     solids: list[Solid] = SOLIDS,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Image (height, width, 4) of display RGB and straight alpha in 0..1, float32 on the CPU; RGB is 0 where alpha is.
+    """Image (height, width, 4) of display RGB and straight alpha in 0..1, float32 on `device`; RGB is 0 where alpha is.
 
     `camera_to_world` (3, 4) is an OpenGL pose, `focal` in pixels; a pixel averages a grid of `supersample`^2 rays.
     """
-    pose = camera_to_world.detach().to("cpu", torch.float32)
+    on_cpu = torch.device(device).type == "cpu"
+    with nullcontext() if on_cpu else torch.device(device):  # where numbers that stand in the code become tensors
+        return _render(camera_to_world.detach().to(device, torch.float32), width, height, focal, supersample, solids)
+
+
+def _render(pose: Tensor, width: int, height: int, focal: float, supersample: int, solids: list[Solid]) -> Tensor:
     offsets = [((torch.arange(n * supersample) + 0.5) / supersample - n / 2) / focal for n in (height, width)]
     v, u = torch.meshgrid(*offsets, indexing="ij")
     rays = _unit(pose[:, :3] @ torch.stack((u, -v, -torch.ones_like(u))).reshape(3, -1))
     strips = []
-    for strip in rays.split(1 << 16, dim=1):  # bounds memory and keeps the working set in cache
+    # Bounds memory, and keeps a CPU's working set in its cache.
+    for strip in rays.split(1 << (16 if pose.device.type == "cpu" else 20), dim=1):
         colour, hit = radiance(pose[:, 3:].expand_as(strip), strip, solids=solids)
         colour = 0.55 * colour  # exposure, then Narkowicz' fit of the ACES film curve and display gamma
         colour = (colour * (2.51 * colour + 0.03)) / (colour * (2.43 * colour + 0.59) + 0.14)
@@ -323,11 +331,12 @@ def write_scene(
     test: int = 8,
     supersample: int = 3,
     scene: SceneName = "still-life",
+    device: str = "cpu",
 ) -> str:
     """Ray trace the demo capture in NeRF "Blender" format to the folder `target`, which appears once it is complete.
 
     Images are `size` pixels square with `supersample`^2 rays per pixel; `train`, `val` and `test` count the views
-    of `scene`.
+    of `scene`. On another `device` than the CPU the same pictures come out but for rounding.
     Returns a line saying what was done. The same scene already there is kept; anything else there: FileExistsError.
     """
     target, counts, start = target.resolve(), {"train": train, "val": val, "test": test}, time.perf_counter()
@@ -356,10 +365,11 @@ def write_scene(
         # One thread per view: splitting every small operation costs far more, above all on a busy machine.
         stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(1)
-        pool = ThreadPoolExecutor(threads)
+        pool = ThreadPoolExecutor(threads if device == "cpu" else 1)
         stack.callback(pool.shutdown, cancel_futures=True)
         images = pool.map(
-            lambda pose: render(pose, size, size, focal, supersample, SCENES[scene]), torch.cat([*poses.values()])
+            lambda pose: render(pose, size, size, focal, supersample, SCENES[scene], device).cpu(),
+            torch.cat([*poses.values()]),
         )
         brief = len(names) * (size * supersample) ** 2 < 1.5e6  # rays; about two seconds
         bar = track(images, "Rendering", len(names), console=Console(stderr=True), transient=True, disable=brief)

@@ -11,4 +11,8 @@ ruff format --check .
 say "Types"
 pyright --pythonpath "$VENV/bin/python"
 say "Tests"
-exec python -m pytest "$@"
+python -m pytest "$@"
+if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    say "Tests on the GPU"
+    MOBILER2L_TEST_DEVICE=cuda python -m pytest -n 0 tests/cuda
+fi

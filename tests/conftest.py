@@ -18,8 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
+GPU_TESTS = os.environ.get("MOBILER2L_TEST_DEVICE")
+"""cuda: the tests of cuda/ are collected, and torch sees the GPU; cpu: they are rehearsed on the CPU; not given: they
+are left out."""
 # Before torch and nerfstudio read them.
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if GPU_TESTS != "cuda":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("MPLBACKEND", "agg")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The processes share the cores.
@@ -51,6 +55,13 @@ LONGEST_FIRST = (
     "tests/run/test_nerfstudio_commands.py",
 )
 """A file is one process's. The longest are begun first, in this order, so that both processes end together."""
+
+
+collect_ignore = [] if GPU_TESTS else ["cuda"]
+
+
+def pytest_report_header() -> str | None:
+    return None if GPU_TESTS else "tests/cuda is left out: MOBILER2L_TEST_DEVICE=cuda runs it where there is a GPU"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

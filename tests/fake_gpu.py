@@ -1,7 +1,7 @@
 """A GPU that is not there: its tensors have shape, type and device and no values, and need neither driver nor card.
 
-Under ``FakeGpu`` whatever has to do with the GPU is a fake tensor (``torch._subclasses.fake_tensor``), and what stays on
-the CPU is computed as ever. An operation on tensors of both devices raises, as it does on a card, and so does whatever
+Under ``FakeGpu`` whatever has to do with the GPU is a fake tensor (``torch._subclasses.fake_tensor``), and what stays
+on the CPU is computed as ever. An operation on tensors of both devices raises, as it does on a card. So does whatever
 asks the GPU for a value (``float``, ``bool``, ``tolist``, an index made of a mask): on a card the host would wait there
 until all queued work is done.
 """
@@ -82,7 +82,7 @@ class _Indexing(TorchFunctionMode):
 
 
 def _sliced(x: Tensor, index: Any) -> tuple[Tensor, list[Tensor | None]]:
-    """What is left of ``x`` after an index's numbers, slices, ``None`` and ``...``, and the tensors in it by dimension."""
+    """What an index's numbers, slices, ``None`` and ``...`` leave of ``x``, and the tensors in it by dimension."""
     parts = list(index) if isinstance(index, tuple) else [index]
     parts = [torch.tensor(part) if isinstance(part, list) else part for part in parts]
     taken = sum(_dimensions(part) for part in parts)

@@ -39,7 +39,13 @@ def _rank(rank: int, configs: list[Any], folder: Path) -> None:
     torch.set_num_threads(1)
     sys.stdout = console_file(folder, rank).open("w")
     store, patience = f"file://{folder}/store", timedelta(seconds=120)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS, timeout=patience)
+    dist.init_process_group(
+        "nccl" if configs[0].machine.device_type == "cuda" else "gloo",
+        init_method=store,
+        rank=rank,
+        world_size=RANKS,
+        timeout=patience,
+    )
     for run, config in enumerate(configs):
         torch.save(_train(rank, config), _report(folder, run, rank))
         dist.barrier()

@@ -180,10 +180,29 @@ class MobileR2LTrainer(Trainer):
             self.config.max_num_iterations = sys.maxsize
         try:
             super().train()
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory() from error
         finally:
             for each in writer.EVENT_WRITERS:
                 if isinstance(each, console.PhaseWriter):
                     each.close()
+
+    def _out_of_memory(self) -> UserError:
+        """The one line for a GPU whose memory is full: what to make smaller first."""
+        now = self.pipeline.log.now
+        if now.phase is Phase.TEACHER:
+            what, advice = "the teacher is trained", "--pipeline.datamanager.train-num-rays-per-batch 1024"
+        elif now.activity == "preparing":
+            what = "pseudo views are rendered"
+            advice = "--pipeline.teacher.eval-num-rays-per-chunk 4096, then --pipeline.datamanager.pool-device cpu"
+        else:
+            what = "the student is trained"
+            advice = (
+                "--pipeline.datamanager.pool-device cpu, then --pipeline.datamanager.views-per-batch 1 or a smaller "
+                "--pipeline.datamanager.max-image-size"
+            )
+        resume = f" and --load-dir {shlex.quote(str(self.base_dir))}" if self.checkpoint_dir.exists() else ""
+        return UserError(f"CUDA is out of memory where {what}: try again with {advice}{resume}")
 
     def _after_train(self) -> None:
         # A loop that is ended by its last step has begun one more.
