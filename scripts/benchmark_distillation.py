@@ -379,8 +379,8 @@ def main(description: str | None = __doc__, kind: type[Race] = Race) -> None:
     parser.add_argument(
         "--cpu-clock",
         action="store_true",
-        help="count what this process computes and not what the wall's clock says, on a machine with other work; give it "
-        "one thread (OMP_NUM_THREADS=1), since threads count one by one",
+        help="count what this process computes and not what the wall's clock says, on a machine with other work; "
+        "give it one thread (OMP_NUM_THREADS=1), since threads count one by one",
     )
     parser.add_argument("--recipes", default="paper,default", help="comma-separated")
     parser.add_argument("--network", choices=NETWORKS, default="paper", help="the network of all recipes")
