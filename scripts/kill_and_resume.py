@@ -256,7 +256,7 @@ def hidden_files(folder: Path) -> int:
 
 def curve(config_path: Path) -> dict[str, Any]:
     """What a finished run's log says: every point once, and dB over the last ten points of each phase."""
-    from mobiler2l_ns.progress.log import read_log
+    from mobiler2l_ns.progress.records import read_log
 
     records = [record for record in read_log(config_path.parent / "progress.jsonl") if record["event"] == "train"]
     steps = [record["step"] for record in records]

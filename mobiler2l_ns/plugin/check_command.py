@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mobiler2l_ns.capture.checks import Findings, look_at
+from mobiler2l_ns.capture.formats import colmap_place, format_of
 from mobiler2l_ns.capture.parsing import capture_file, evaluation_splits, reading
 from mobiler2l_ns.capture.photos import sized_dataset
 from mobiler2l_ns.errors import UserError
@@ -35,24 +36,13 @@ def dataparser_of(capture: Path, form: Format = "auto", downscale_factor: int | 
     Raises:
         UserError: if no file tells what the capture is.
     """
-    places = [place for place in ("colmap/sparse/0", "sparse/0", "sparse") if (capture / place).is_dir()]
     if form == "auto":
-        if capture.suffix == ".json" or (capture / "transforms.json").exists():
-            form = "nerfstudio"
-        elif (capture / "transforms_train.json").exists():
-            form = "blender"
-        elif places:
-            form = "colmap"
-        else:
-            raise UserError(
-                f"{capture} is no capture: it holds no transforms.json, no transforms_train.json and no folder sparse. "
-                "Give the folder that ns-process-data wrote"
-            )
+        form = format_of(capture)
     if form == "blender":
         return BlenderDataParserConfig(data=capture)
     if form == "nerfstudio":
         return NerfstudioDataParserConfig(data=capture, downscale_factor=downscale_factor)
-    place = Path(places[0] if places else "sparse/0")
+    place = Path(colmap_place(capture) or "sparse/0")
     return ColmapDataParserConfig(data=capture, colmap_path=place, downscale_factor=downscale_factor or 1)
 
 

@@ -21,16 +21,13 @@ from torch import Tensor
 
 from mobiler2l_ns.errors import unwritable
 from mobiler2l_ns.progress.phases import Phase, PhasePlan
+from mobiler2l_ns.progress.records import SELECTION, read_log
 from mobiler2l_ns.saved_run import how_to_go_on
 
-FILE = "progress.jsonl"
 POINTS = 400
 """Most points of a phase's learning curve; each is a mean over the steps since the last."""
 EARLY = 5.0
 """Seconds between points on a slow device, until the first that is due by its step."""
-SELECTION = "selection"
-RELEASED_SELECTION = "held-out"
-"""What version 0.1.0 called it in its logs."""
 CURVES = {
     Phase.TEACHER.value: "teacher to photos",
     Phase.DISTIL.value: "student to teacher",
@@ -64,27 +61,6 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Until the end of this phase, if it goes on as it lately did."""
         return (self.steps - self.step) / self.steps_per_second if self.steps_per_second else None
-
-
-def duration(seconds: float) -> str:
-    """Such as 0:00:07, 12:34:56 or 3 d 4:05:06."""
-    days, rest = divmod(round(seconds), 86400)
-    clock = f"{rest // 3600}:{rest // 60 % 60:02d}:{rest % 60:02d}"
-    return f"{days} d {clock}" if days else clock
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, without one that a kill has left half-written; none if there is no log."""
-    records = []
-    for line in path.read_text(encoding="utf8").splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["event"] == RELEASED_SELECTION:
-            record.update(event=SELECTION, curve=SELECTION)
-        records.append(record)
-    return records
 
 
 def _finite(value: Any) -> Any:
@@ -199,7 +175,8 @@ class RunLog:
         speed = None if images is None else rate * images
         self.now = replace(self.now, seconds=seconds, steps_per_second=rate, images_per_second=speed)
         self._measured(self.now.phase.value, psnr)
-        self.note("train", step, loss=loss, psnr=psnr, steps_per_second=rate)
+        left = self.now.seconds_left
+        self.note("train", step, loss=loss, psnr=psnr, steps_per_second=rate, seconds_left=left)
 
     def selection(self, step: int, psnr: float) -> None:
         """The student has been measured on selection photos, in dB."""

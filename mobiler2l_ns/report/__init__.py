@@ -3,3 +3,6 @@
 ``facts`` are collected from the run's pipeline (``measure``, ``coverage``) and its log (``history``), and become a page
 (``page``, ``charts``); an export adds its ``packages`` later.
 """
+
+NAME = "report.html"
+"""Of the page, beside a run's config.yml."""

@@ -10,7 +10,7 @@ import yaml
 
 from mobiler2l_ns import devices
 from mobiler2l_ns.export.manifest import student_digest
-from mobiler2l_ns.progress.log import FILE, read_log
+from mobiler2l_ns.progress.records import FILE, read_log
 from mobiler2l_ns.report.coverage import Coverage, coverage_of
 from mobiler2l_ns.report.event_files import records_of_event_files
 from mobiler2l_ns.report.history import History

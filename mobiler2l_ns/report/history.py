@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mobiler2l_ns.progress.log import SELECTION
+from mobiler2l_ns.progress.records import SELECTION
 
 Curve = list[tuple[float, float]]
 """Seconds of training and a value."""

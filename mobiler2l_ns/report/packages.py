@@ -14,9 +14,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from mobiler2l_ns.export.contract import MANIFEST
 from mobiler2l_ns.export.manifest import PackageFile
 from mobiler2l_ns.export.summary import COLUMNS, NUMBERS, cells, student_cells
+from mobiler2l_ns.report import NAME
 
-NAME = "report.html"
-"""Of the page, beside a run's config.yml."""
 BEGIN, END = "<!-- packages -->", "<!-- end of packages -->"
 _SECTION = re.compile(f"{re.escape(BEGIN)}(.*?){re.escape(END)}", re.DOTALL)
 _FOLDERS = re.compile(r'<article data-folder="(.*?)">.*?</article>', re.DOTALL)

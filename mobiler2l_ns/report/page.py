@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
-from mobiler2l_ns.progress.log import CURVES, duration
+from mobiler2l_ns.progress.log import CURVES
 from mobiler2l_ns.progress.phases import Phase
+from mobiler2l_ns.progress.records import duration
 from mobiler2l_ns.report import charts, coverage, packages
 from mobiler2l_ns.report.facts import Facts
 from mobiler2l_ns.report.measure import View

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobiler2l_ns.report import packages
+from mobiler2l_ns.report import NAME, packages
 from mobiler2l_ns.report.facts import Facts, collect
 from mobiler2l_ns.report.page import write_page
 from mobiler2l_ns.report.run import ReportedRun
@@ -42,10 +42,10 @@ def write_report(run: ReportedRun, config_path: Path, step: int, most_views: int
         UserError: if the capture holds out no views.
     """
     facts = collect(run, config_path, step, most_views)
-    page, path = write_page(facts), config_path.parent / packages.NAME
+    page, path = write_page(facts), config_path.parent / NAME
     if path.is_file():
         page = packages.keep(page, path.read_text(encoding="utf8"))
-    partial = path.with_name(f"{packages.NAME}.{os.getpid()}.part")
+    partial = path.with_name(f"{NAME}.{os.getpid()}.part")
     partial.write_text(page, encoding="utf8")
     partial.replace(path)
     return Written(path, facts)

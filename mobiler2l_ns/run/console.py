@@ -19,8 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from mobiler2l_ns.progress.log import CURVES, SELECTION, Progress, RunLog, duration
+from mobiler2l_ns.progress.log import CURVES, Progress, RunLog
 from mobiler2l_ns.progress.phases import Phase, PhasePlan
+from mobiler2l_ns.progress.records import SELECTION, duration
 
 MOST_SILENCE = 300.0
 """Seconds after which a line is printed though a tenth of the phase is not done yet."""

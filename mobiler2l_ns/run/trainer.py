@@ -26,8 +26,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from mobiler2l_ns import devices
 from mobiler2l_ns.errors import UserError, unwritable
 from mobiler2l_ns.export.proof_photos import record_proof_photos
-from mobiler2l_ns.progress.log import FILE
 from mobiler2l_ns.progress.phases import Phase
+from mobiler2l_ns.progress.records import FILE
 from mobiler2l_ns.run import console, distributed
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline, MobileR2LPipelineConfig
 from mobiler2l_ns.run.schedule import StudentSchedulerConfig

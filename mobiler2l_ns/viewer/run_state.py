@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mobiler2l_ns.pool.pseudo_views import PseudoViewPool
-from mobiler2l_ns.progress.log import CURVES, Progress, duration, read_log
+from mobiler2l_ns.progress.log import CURVES, Progress
 from mobiler2l_ns.progress.phases import PhasePlan
+from mobiler2l_ns.progress.records import duration, read_log
 
 
 def progress_of_checkpoint(plan: PhasePlan, step: int, log: Path) -> Progress:

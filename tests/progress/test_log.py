@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 
-from mobiler2l_ns.progress.log import EARLY, POINTS, SELECTION, RunLog, read_log
+from mobiler2l_ns.progress.log import EARLY, POINTS, RunLog
 from mobiler2l_ns.progress.phases import Phase, PhasePlan
+from mobiler2l_ns.progress.records import SELECTION, read_log
 
 PLAN = PhasePlan(teacher=4, distil=4, finetune=2)
 

@@ -20,7 +20,7 @@ from short_run import PHASES, checkpoint_of, load_script, load_student, open_run
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.plugin.export_commands import NS_EXPORT_COMMANDS
-from mobiler2l_ns.progress.log import FILE, read_log
+from mobiler2l_ns.progress.records import FILE, read_log
 from mobiler2l_ns.report import charts, packages
 from mobiler2l_ns.report.history import History
 from mobiler2l_ns.report.measure import spread

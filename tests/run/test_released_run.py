@@ -12,8 +12,8 @@ import pytest
 import torch
 from short_run import load_script, load_student, open_run, train
 
-from mobiler2l_ns.progress.log import SELECTION, read_log
 from mobiler2l_ns.progress.phases import Phase
+from mobiler2l_ns.progress.records import SELECTION, read_log
 from mobiler2l_ns.released_names import MOVED
 from mobiler2l_ns.saved_run import SavedRun
 
