@@ -10,6 +10,7 @@ import mobiler2l_ns
 PACKAGE = Path(mobiler2l_ns.__file__).parent
 FOLDERS = (
     "plugin",
+    "fleet",
     "run",
     "viewer",
     "report",

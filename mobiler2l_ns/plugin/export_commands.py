@@ -145,15 +145,16 @@ class Lint:
             print_lint(self.package, layers, findings, advised)
 
 
-_COMMANDS: dict[str, type] = {**{name: _command(form) for name, form in all_formats().items()}, "all": ExportAll}
+EXPORT_COMMANDS: dict[str, type] = {**{name: _command(form) for name, form in all_formats().items()}, "all": ExportAll}
+"""Format -> command, and all of them."""
 
 NS_EXPORT_COMMANDS: dict[str, tuple[type, str]] = {
-    f"mobiler2l-{name}": (command, command.__doc__ or "") for name, command in _COMMANDS.items()
+    f"mobiler2l-{name}": (command, command.__doc__ or "") for name, command in EXPORT_COMMANDS.items()
 }
 """Subcommand of ns-export: (dataclass with ``main``, description)."""
 
 
 def entrypoint() -> None:
     """``mobiler2l-export FORMAT|all|lint``: the same commands without ns-export's mesh libraries."""
-    commands = {**_COMMANDS, "lint": Lint}
+    commands = {**EXPORT_COMMANDS, "lint": Lint}
     tyro.extras.subcommand_cli_from_dict(commands, description="Write packages of a mobiler2l student.").main()

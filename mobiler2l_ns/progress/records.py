@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ def duration(seconds: float) -> str:
     return f"{days} d {clock}" if days else clock
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, without one that a kill has left half-written; none if there is no log."""
-    records = []
-    for line in path.read_text(encoding="utf8").splitlines() if path.is_file() else ():
+def parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Lines of a log, without any that a kill has left half-written."""
+    for line in lines:
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if record["event"] == RELEASED_SELECTION:
             record.update(event=SELECTION, curve=SELECTION)
-        records.append(record)
-    return records
+        yield record
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, without one that a kill has left half-written; none if there is no log."""
+    return list(parsed(path.read_text(encoding="utf8").splitlines())) if path.is_file() else []
