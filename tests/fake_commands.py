@@ -2,8 +2,8 @@
 
     python fake_commands.py train|evaluate|export ...
 
-Settings of the fake training: ``steps``, ``pause`` (seconds a step), ``save-every``, ``fail`` (so many attempts end with
-an error after half of the steps).
+Settings of the fake training: ``steps``, ``pause`` (seconds a step), ``save-every``, ``fail`` (so many attempts end
+with an error after half of the steps).
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def export(words: list[str]) -> None:
     path = folder / "manifest.json"
     files = json.loads(path.read_text())["files"] if path.is_file() else []
     files.append(
-        {"format": words[0], "precision": given.get("precision", "fp16"), "path": f"student.{words[0]}", "bytes": 2_000_000,
-         "ms": 12.5, "psnr_student": 70.0, "psnr_photos": 29.9}
+        {"format": words[0], "precision": given.get("precision", "fp16"), "path": f"student.{words[0]}",
+         "bytes": 2_000_000, "ms": 12.5, "psnr_student": 70.0, "psnr_photos": 29.9}
     )  # fmt: skip
     path.write_text(json.dumps({"files": files}))
 

@@ -19,8 +19,8 @@ COMMANDS = {name: [sys.executable, "-I", "-S", str(FAKE), name] for name in ("tr
 
 
 def write_fleet(folder: Path, count: int = 2, **fields: Any) -> Path:
-    """A fleet file of so many captures, a, b, ... with fake commands; further keyword arguments replace its keys, a hyphen
-    written as an underscore."""
+    """A fleet file of so many captures, a, b, ... with fake commands; further keyword arguments replace its keys, with
+    underscores for hyphens."""
     for name in "abcdefgh"[:count]:
         (folder / "captures" / name).mkdir(parents=True, exist_ok=True)
         (folder / "captures" / name / "transforms.json").write_text("{}")

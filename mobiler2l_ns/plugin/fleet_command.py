@@ -49,11 +49,10 @@ def check_words(spec: FleetSpec, plan: Plan) -> None:
     Raises:
         UserError: with file, place, and what the command's parser says.
     """
-    from nerfstudio.configs.method_configs import all_methods
+    # Imported late: half a minute of others' modules on a slow machine, which a container's commands bring themselves.
+    if spec.exports and "export" not in spec.commands:
+        from mobiler2l_ns.plugin.export_commands import EXPORT_COMMANDS
 
-    from mobiler2l_ns.plugin.export_commands import EXPORT_COMMANDS
-
-    if "export" not in spec.commands:
         for index, words in enumerate(spec.exports):
             name, *options = words.split()
             if name not in EXPORT_COMMANDS:
@@ -64,6 +63,8 @@ def check_words(spec: FleetSpec, plan: Plan) -> None:
                 raise UserError(f"{spec.file}: exports[{index}]: {wrong}")
     if "train" in spec.commands:
         return
+    from nerfstudio.configs.method_configs import all_methods
+
     different = {(job.method, *job.arguments, *job.dataparser): job for job in plan.jobs}
     for job in track(different.values(), "Checking settings", transient=True, disable=len(different) < 3):
         where = f"{spec.file}: {'teachers' if job.is_teacher else 'methods'}.{job.label.removeprefix('teacher-')}"

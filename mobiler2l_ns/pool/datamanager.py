@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import FileLock
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils import comms
@@ -54,7 +55,8 @@ class MobileR2LDataManagerConfig(CaptureDataManagerConfig):
     """Most memory the pool may take in GiB, on all devices together; fewer views are kept if they would not fit."""
     fill_share: float = 0.2
     """Share of distillation in which the first pool is filled, while the student already learns from what is there,
-    30 views at first; 0 fills the pool before the first step."""
+    30 views at first; 0 fills the pool before the first step, and so does a cache folder, whose pool others may wait
+    for."""
     pool_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the pool and the photos of fine-tuning live; auto takes the GPU when half of its free memory holds them."""
     refresh_rate: float = 0.2
@@ -84,7 +86,6 @@ class MobileR2LDataManager(CaptureDataManager):
         self.photo_poses: Float[Tensor, "n 3 4"] | None = None
         """Where the teacher has found the training photos to be taken from; None: where the capture says."""
         self.extent = SceneExtent()
-        self._cache: Path | None = None
         self._render: RenderTeacher | None = None
         self._owed_views = 0.0
         self._refresh = TimeShare(config.refresh_share)
@@ -200,34 +201,28 @@ class MobileR2LDataManager(CaptureDataManager):
 
         Args:
             fingerprint: of the teacher, for the cache folder.
-            progress: share of distillation that is done, 0..1. What need not be there yet is left to ``fill_further``.
+            progress: share of distillation that is done, 0..1. Without a cache folder, what need not be there yet is
+                left to ``fill_further``.
         """
         if self.pool is not None:
             return
         ranks, wanted, budget = comms.get_world_size(), self.config.pool_views, self.config.pool_budget_gib
         share = -(-wanted // ranks)
-        self.pool = self._empty_pool(share, budget / ranks, self._pool_device(self._view_bytes(share)))
+        self.pool = self._empty_pool(share, budget / ranks, self._pool_device(share))
         CONSOLE.print(self.sampler_reason)
         if self.pool.capacity < share:
             kept = ranks * self.pool.capacity
             CONSOLE.print(f"[yellow]{wanted} pseudo views do not fit {budget} GiB: {kept} are kept")
-        self._cache = self._cache_file(fingerprint)
-        if self._cache is not None and self._cache.exists():
-            self.pool.load(self._cache, self.extent)
-            CONSOLE.print(f"{len(self.pool)} pseudo views read from {self._cache}")
-        missing = self.missing_views(progress)
-        if missing:
-            columns = (
-                TextColumn("Rendering pseudo views"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                ItersPerSecColumn(suffix="views/s"),
-                TextColumn("ETA"),
-                TimeRemainingColumn(elapsed_when_finished=False, compact=True),
-                TimeElapsedColumn(),
-            )
-            with Progress(*columns, console=CONSOLE) as progress_bar:
-                self._render_views(progress_bar.track(self.sample_poses(missing)))
+        cache = self._cache_file(fingerprint)
+        if cache is None:
+            self._render_with_a_bar(self.missing_views(progress))
+        elif cache.exists():
+            self._read_and_render(cache)
+        else:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            # Students of one teacher that begin together: one of them renders, the others read what it has rendered.
+            with FileLock(cache.with_suffix(".lock")):
+                self._read_and_render(cache)
         if self.background.alpha and self.pool.is_opaque():
             CONSOLE.print(
                 "[yellow]The teacher renders nothing transparent, and neither will the student. A teacher that was "
@@ -236,6 +231,31 @@ class MobileR2LDataManager(CaptureDataManager):
             )
         if self.missing_views():
             CONSOLE.print(f"The other {self.missing_views() * ranks} pseudo views come while the student learns")
+
+    def _read_and_render(self, cache: Path) -> None:
+        assert self.pool is not None
+        if cache.exists():
+            self.pool.load(cache, self.extent)
+            CONSOLE.print(f"{len(self.pool)} pseudo views read from {cache}")
+        if missing := self.missing_views():
+            self._render_with_a_bar(missing)
+            self.pool.save(cache, self.extent)
+
+    def _render_with_a_bar(self, missing: int) -> None:
+        if not missing:
+            return
+        columns = (
+            TextColumn("Rendering pseudo views"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            ItersPerSecColumn(suffix="views/s"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False, compact=True),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=CONSOLE) as bar:
+            for pose in bar.track(self.sample_poses(missing)):
+                self.render_view(pose)
 
     def missing_views(self, progress: float = 1.0) -> int:
         """How many views this rank lacks of those that must be there when ``progress`` of distillation is done."""
@@ -249,15 +269,9 @@ class MobileR2LDataManager(CaptureDataManager):
 
     def fill_further(self, progress: float) -> None:
         """Render what the first pool lacks when ``progress`` of distillation is done."""
-        missing = self.missing_views(progress)
-        if missing:
-            self._render_views(self.sample_poses(missing))
-
-    def _render_views(self, poses: Iterable[Float[Tensor, "3 4"]]) -> None:
-        for pose in poses:
-            self.render_view(pose)
-        if self._cache is not None and self.pool is not None and not self.missing_views():
-            self.pool.save(self._cache, self.extent)
+        if missing := self.missing_views(progress):
+            for pose in self.sample_poses(missing):
+                self.render_view(pose)
 
     @contextmanager
     def rehearsing(self, views: int) -> Iterator[None]:
