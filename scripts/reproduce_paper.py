@@ -77,7 +77,7 @@ def find_scenes(data: Path) -> dict[str, Path]:
     from mobiler2l_ns.fleet.spec import is_capture
 
     found: dict[str, Path] = {}
-    folders = sorted(path for path in data.rglob("*") if path.is_dir() and len(path.relative_to(data).parts) <= 2)
+    folders = sorted(path for pattern in ("*", "*/*") for path in data.glob(pattern) if path.is_dir())
     for name in (*paper.SYNTHETIC, *paper.FORWARD_FACING):
         named = [path for path in folders if re.fullmatch(rf"{name}([_-]\d.*)?", path.name) and is_capture(path)]
         if named:

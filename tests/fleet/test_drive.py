@@ -15,7 +15,7 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.fleet.drive import alone, drive, states_of
 from mobiler2l_ns.fleet.state import RunState
 
-KILLS, SECONDS = 6, 120.0
+KILLS, SECONDS = 6, 240.0
 
 
 class Inline:
