@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -276,9 +275,7 @@ def print_tables(tables: Mapping[str, list[Row]]) -> None:
 
 def run_fleet(file: Path, engine: list[str]) -> list[dict[str, Any]]:
     """Do all runs; returns what is known of each."""
-    # Beside this Python, or wherever the shell finds it.
-    command = str(Path(sys.executable).with_name("mobiler2l-fleet"))
-    words = [command if Path(command).is_file() else shutil.which("mobiler2l-fleet") or "mobiler2l-fleet"]
+    words = [sys.executable, "-m", "mobiler2l_ns.plugin.fleet_command"]
     done = subprocess.run([*words, "run", str(file), "--json", *engine], stdout=subprocess.PIPE, text=True)
     if done.returncode != 0 and not done.stdout.strip():
         raise SystemExit(done.returncode)

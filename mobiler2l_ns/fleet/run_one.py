@@ -37,7 +37,6 @@ def do_run(folder: Path, tries: int) -> RunState:
         folder: of the run, with its job.json.
         tries: of a command, of which this many may end badly.
     """
-    job = Job.read(folder)
     with held(folder, lambda: None) as lock:
         state = RunState.read(folder)
         job = Job.read(folder)
@@ -71,9 +70,9 @@ class _Worker:
     def do(self, step: str) -> bool:
         """Do a step, again if it fails and may; returns whether it is done."""
         state = self.state
-        state.doing, state.last_lines = step, []
+        state.doing = step
         while state.failures < self.tries:
-            state.line = ""
+            state.line, state.last_lines = "", []
             command = self._command(step)
             state.write(self.folder)
             log = self.folder / "logs" / f"{step.split()[0]}-{state.attempt}.log"
@@ -128,6 +127,8 @@ class _Worker:
             options += ["--pipeline.datamanager.cache-dir", job.pool]
         if job.gpus == 0 and "--machine.device-type" not in options:
             options += ["--machine.device-type", "cpu"]
+        if job.gpus is not None and job.gpus >= 2 and "--machine.num-devices" not in options:
+            options += ["--machine.num-devices", str(int(job.gpus))]
         checkpoint = self._newest_checkpoint()
         if checkpoint is not None:
             options += ["--load-dir", str(checkpoint.parent)]

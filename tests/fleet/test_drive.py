@@ -123,7 +123,7 @@ def test_every_capture_ends_exactly_once_whatever_is_killed(tmp_path):
     finally:
         for pid in processes_of(tmp_path):
             kill(pid)
-    assert driver.returncode == 0, said
+    assert driver.returncode == 0 and len(kills) > 2, said
     for job in plan.jobs:
         folder = plan.folder(job)
         state = RunState.read(folder)

@@ -57,7 +57,6 @@ class RayEngine:
 
     def __init__(self, address: str | None, gpus: float | None, cpus: float | None, tries: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             import ray
         except ImportError:
