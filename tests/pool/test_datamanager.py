@@ -1,6 +1,7 @@
 """The DataManager: exact photo sizes, and pseudo views only where they are wanted."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -101,16 +102,15 @@ def test_without_a_share_the_pool_is_filled_beforehand(config):
     assert teacher.pictures == 40
 
 
-def test_the_cache_is_written_once_the_pool_is_full(config, tmp_path):
+def test_a_pool_that_is_cached_is_filled_beforehand(config, tmp_path):
     config = replace(config, pool_views=34, cache_dir=tmp_path)
     datamanager = set_up(config, CountingTeacher())
     datamanager.fill_pool(progress=0.0)
-    assert not list(tmp_path.iterdir())
-    datamanager.fill_further(1.0)
+    assert len(datamanager.pool) == 34
     teacher = CountingTeacher()
     again = set_up(config, teacher)
     again.fill_pool(progress=0.0)
-    assert teacher.pictures == 0 and len(again.pool) == 34 and again.missing_views() == 0
+    assert teacher.pictures == 0 and len(again.pool) == 34
 
 
 @pytest.mark.parametrize(("alpha", "warned"), [(1.0, True), (0.2, False)])
@@ -301,7 +301,17 @@ def test_ranks_cache_their_own_shares_of_the_pool(config, tmp_path, monkeypatch)
         teacher = CountingTeacher()
         set_up(config, teacher).fill_pool()
         assert teacher.pictures == expected
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+
+
+def test_students_that_begin_together_render_a_shared_pool_once(config, tmp_path):
+    config = replace(config, cache_dir=tmp_path)
+    teachers = [CountingTeacher() for _ in range(3)]
+    managers = [set_up(config, teacher) for teacher in teachers]
+    with ThreadPoolExecutor(len(managers)) as threads:
+        list(threads.map(lambda manager: manager.fill_pool("teacher"), managers))
+    assert sorted(teacher.pictures for teacher in teachers) == [0, 0, 5]
+    assert all(len(manager.pool) == 5 for manager in managers)
 
 
 def test_nothing_is_written_without_a_cache_folder(config, tmp_path, monkeypatch):
