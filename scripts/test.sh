@@ -2,7 +2,7 @@
 # Sets up .venv and passes the whole test suite: style, types, tests.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 test_libraries
-python_environment "[test]"
+python_environment "[test,fleet]"
 export PATH="$VENV/bin:$PATH"
 
 say "Style"

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,15 +32,16 @@ PAGE_EVERY = 30.0
 _FRAME = re.compile(r"[\s│╭╮╰╯─-]*\n[\s│╭╮╰╯]*|[│╭╮╰╯─]+")
 
 
-def _parse(kind: Any, default: Any, words: Sequence[str]) -> str | None:
+def _parse(kind: Any, default: Any, words: Sequence[str], *markers: Any) -> str | None:
     """What a command's own parser says against words; None if it takes them."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            tyro.cli(kind, default=default, args=list(words))
+            tyro.cli(kind, default=default, args=list(words), config=markers)
     except SystemExit:
         text = said.getvalue().partition("Perhaps you meant")[0].partition("For full helptext")[0]
-        return " ".join(_FRAME.sub(" ", re.sub(r"\x1b\[[0-9;]*m", "", text)).split())
+        line = " ".join(_FRAME.sub(" ", re.sub(r"\x1b\[[0-9;]*m", "", text)).split())
+        return re.sub(r"^(.+) (?=\1)", "", line)  # the frame's title, which the text repeats
     return None
 
 
@@ -63,7 +65,9 @@ def check_words(spec: FleetSpec, plan: Plan) -> None:
                 raise UserError(f"{spec.file}: exports[{index}]: {wrong}")
     if "train" in spec.commands:
         return
-    from nerfstudio.configs.method_configs import all_methods
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # nerfstudio's own, of torch
+        from nerfstudio.configs.method_configs import all_methods
 
     different = {(job.method, *job.arguments, *job.dataparser): job for job in plan.jobs}
     for job in track(different.values(), "Checking settings", transient=True, disable=len(different) < 3):
@@ -71,7 +75,9 @@ def check_words(spec: FleetSpec, plan: Plan) -> None:
         if job.method not in all_methods:
             raise UserError(f"{where}.method: ns-train knows no {job.method}")
         config = all_methods[job.method]
-        if (wrong := _parse(type(config), config, [*job.arguments, *job.dataparser])) is not None:
+        # ns-train's own way with booleans, which it wants spelt out.
+        markers = (tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed)
+        if (wrong := _parse(type(config), config, [*job.arguments, *job.dataparser], *markers)) is not None:
             raise UserError(f"{where} with capture {job.capture}: {wrong}")
 
 
