@@ -128,7 +128,7 @@ def student_rows(packages: Path, student: dict[str, float], minutes: float | Non
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure a run's student and splats of its capture on the same test views."""
     from mobiler2l_ns import devices
-    from mobiler2l_ns.progress.log import FILE, read_log
+    from mobiler2l_ns.progress.records import FILE, read_log
     from mobiler2l_ns.report.history import History
     from mobiler2l_ns.report.measure import measure, spread, test_views
     from mobiler2l_ns.run.opening import open_distilled, pipeline_of

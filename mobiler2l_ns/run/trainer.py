@@ -201,8 +201,8 @@ class MobileR2LTrainer(Trainer):
                 "--pipeline.datamanager.pool-device cpu, then --pipeline.datamanager.views-per-batch 1 or a smaller "
                 "--pipeline.datamanager.max-image-size"
             )
-        resume = f" and --load-dir {shlex.quote(str(self.base_dir))}" if self.checkpoint_dir.exists() else ""
-        return UserError(f"CUDA is out of memory where {what}: try again with {advice}{resume}")
+        going_on = how_to_go_on(self.base_dir, self.config.load_dir)
+        return UserError(f"CUDA is out of memory where {what}: {going_on}, and give {advice}")
 
     def _after_train(self) -> None:
         # A loop that is ended by its last step has begun one more.

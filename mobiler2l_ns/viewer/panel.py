@@ -27,6 +27,7 @@ from nerfstudio.viewer.viewer_elements import (
 from viser import ClientHandle
 
 from mobiler2l_ns.progress import log as progress
+from mobiler2l_ns.progress import records
 from mobiler2l_ns.student.display import Shown
 from mobiler2l_ns.viewer.export_job import ExportJob, format_names
 from mobiler2l_ns.viewer.frustums import Frustums
@@ -187,7 +188,7 @@ class Panel(ViewerControl):
         if self.viewer.trainer is not None:
             return self._viewed.log.now
         if self._checkpoint_progress is None or self._checkpoint_progress[0] != self.viewer.step:
-            log = self._config.parent / progress.FILE
+            log = self._config.parent / records.FILE
             shown = progress_of_checkpoint(self._viewed.plan, self.viewer.step, log)
             self._checkpoint_progress = self.viewer.step, shown
         return self._checkpoint_progress[1]

@@ -9,9 +9,9 @@ from mobiler2l_ns.progress.log import RunLog
 from mobiler2l_ns.progress.phases import PhasePlan
 
 ADVICE = {
-    (0, True): "where the teacher is trained: try again with --pipeline.datamanager.train-num-rays-per-batch",
-    (10, False): "where pseudo views are rendered: try again with --pipeline.teacher.eval-num-rays-per-chunk 4096",
-    (10, True): "where the student is trained: try again with --pipeline.datamanager.pool-device cpu",
+    (0, True): "where the teacher is trained: start again, and give --pipeline.datamanager.train-num-rays-per-batch",
+    (10, False): "where pseudo views are rendered: start again, and give --pipeline.teacher.eval-num-rays-per-chunk 4096",
+    (10, True): "where the student is trained: start again, and give --pipeline.datamanager.pool-device cpu",
 }
 
 
