@@ -7,6 +7,8 @@ A recipe is a method's config, by its name without "mobiler2l-" (default: mobile
 volume), and may have fields of its pipeline replaced: ``default+model.jitter="ray"+datamanager.views_per_batch=8``. The
 clock runs during training steps only. ``default@own`` is a recipe with a network of its own while the others share
 ``--network``. The learning rate follows each recipe's own schedule, with the run's end where the clock will be at zero.
+
+With the weights of LPIPS in the cache folder (lpips_weights.py) that is measured at the end, too.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scoring import judge, judge_pitches, score
+from lpips_weights import ARCHIVE, load_lpips
+from scoring import judge, judge_lpips, judge_pitches, score
 from torch import Tensor
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -127,6 +130,7 @@ class Race:
         self.cache.mkdir(parents=True, exist_ok=True)
         self.teacher_run: Path | None = None
         self.teacher_score: tuple[float, float] | None = None  # PSNR and SSIM on the test photos
+        self.lpips = load_lpips(self.cache) if (self.cache / ARCHIVE).exists() else None
         if arguments.oracle:
             scene = self.cache / f"demo_{arguments.resolution}"
             _demo_scene().write_scene(
@@ -329,6 +333,9 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
             )
             print(f"  {name} seed {seed}: {elapsed:6.0f} s, {step} steps, {at_poses[0]:.2f} dB", flush=True)
     last = {key: value for key, value in curve[-1].items() if key != "steps"}
+    if race.lpips is not None:
+        last["lpips"] = judge_lpips(student, tested["poses"], race.lpips)
+        last["lpips_photos"] = judge_lpips(student, tested["photos"], race.lpips)
     pitches = judge_pitches(student, tested["poses"])
     return {**last, "images_per_s": images / elapsed, "steps": step, "curve": curve, "pitches": pitches}, student
 
@@ -407,7 +414,9 @@ def main(description: str | None = __doc__, kind: type[Race] = Race) -> None:
         results[name] = merge([run(race, name, seed)[0] for seed in arguments.seeds])
         write(results, title, race)
     table = Table(title=title)
-    for column in ("recipe", "PSNR", "SSIM", "PSNR photos", "SSIM photos", "images/s", "steps", "seconds"):
+    for column in (
+        "recipe", "PSNR", "SSIM", "LPIPS", "PSNR photos", "SSIM photos", "LPIPS photos", "images/s", "steps", "seconds"
+    ):  # fmt: skip
         table.add_column(column, justify="left" if column == "recipe" else "right")
     for name, result in results.items():
         spread = f" ± {result['psnr_spread']:.2f}" if result["psnr_spread"] is not None else ""
@@ -415,8 +424,10 @@ def main(description: str | None = __doc__, kind: type[Race] = Race) -> None:
             name,
             f"{result['psnr']:.2f}{spread}",
             f"{result['ssim']:.3f}",
+            f"{result['lpips']:.3f}" if "lpips" in result else "",
             f"{result['psnr_photos']:.2f}",
             f"{result['ssim_photos']:.3f}",
+            f"{result['lpips_photos']:.3f}" if "lpips_photos" in result else "",
             f"{result['images_per_s']:.2f}",
             f"{result['steps']:.0f}",
             f"{result['seconds']:.0f}",
@@ -426,7 +437,7 @@ def main(description: str | None = __doc__, kind: type[Race] = Race) -> None:
                 f"{name} at pitch {pitch}: {at['psnr']:.2f} dB, its full picture averaged {at['psnr_averaged']:.2f} dB"
             )
     assert race.teacher_score is not None
-    table.add_row("the teacher", "", "", f"{race.teacher_score[0]:.2f}", f"{race.teacher_score[1]:.3f}")
+    table.add_row("the teacher", "", "", "", f"{race.teacher_score[0]:.2f}", f"{race.teacher_score[1]:.3f}")
     Console().print(table)
     assert all(math.isfinite(result["psnr"]) for result in results.values())
 

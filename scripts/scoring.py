@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 
@@ -25,6 +25,18 @@ def judge(student: Any, pairs: list[tuple[Any, Tensor]]) -> tuple[float, float]:
         rendered = [student.render(camera).cpu() for camera, _ in pairs]
     student.train()
     return score([(a, b) for a, (_, b) in zip(rendered, pairs, strict=True)])
+
+
+def judge_lpips(student: Any, pairs: list[tuple[Any, Tensor]], lpips: nn.Module) -> float:
+    """Mean LPIPS of the student over cameras and their pictures, of their first three channels."""
+    student.eval()
+    distances = []
+    with torch.no_grad():
+        for camera, picture in pairs:
+            shown, wanted = (rgb.cpu()[None, ..., :3].permute(0, 3, 1, 2) for rgb in (student.render(camera), picture))
+            distances.append(float(lpips(shown.clamp(0.0, 1.0), wanted, normalize=True).mean()))
+    student.train()
+    return statistics.fmean(distances)
 
 
 def judge_pitches(student: Any, pairs: list[tuple[Any, Tensor]]) -> dict[str, dict[str, float]]:
