@@ -135,6 +135,7 @@ def fake_gpu() -> Iterator[FakeGpu]:
         "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,
         "torch.cuda.is_bf16_supported": lambda *_: True,
         "torch.cuda.get_device_capability": lambda *_: (9, 0),
+        "torch.Tensor.pin_memory": lambda values, *_: values,
         "torch.Generator": lambda *_: generator(),
     }
     devices.multiplies_bfloat16.cache_clear()

@@ -114,7 +114,7 @@ _tiny = replace(
         teacher=replace(
             _full.pipeline.teacher,
             implementation="torch",
-            # What a CPU's caches hold: half again as fast as the large chunks that GPUs like.
+            # What a CPU's caches hold: half again as fast as the full recipe's chunks.
             eval_num_rays_per_chunk=1 << 12,
             num_levels=8,
             max_res=256,

@@ -125,8 +125,8 @@ class PhotoPool:
         device: torch.device | str,
         beginning_at: tuple[int, int] | None = None,
     ) -> StudentBatch:
-        """The chosen photos (indices on the CPU) on ``device``; all of each, or the part that begins so many pixels
-        down and right, see ``PictureGeometry.beginning_at``."""
+        """The chosen photos on ``device``; all of each, or the part that begins so many pixels down and right, see
+        ``PictureGeometry.beginning_at``. Which are chosen is told on the CPU."""
         if self._rays is None or self._rays.device != torch.device(device):
             self._rays = PhotoRays(self.camera_to_worlds, self.intrinsics, self.distortion, self.view, device)
         down, right = beginning_at or (0, 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from mobiler2l_ns import __version__
 from mobiler2l_ns.export.clients.kind import NOT_RUN, ClientKind
 from mobiler2l_ns.export.contract import Runner
+from mobiler2l_ns.export.extra import Extra
 from mobiler2l_ns.export.format import Format
 from mobiler2l_ns.export.formats.coreml.processors import GPU, NEURAL_ENGINE
 from mobiler2l_ns.export.graph import Graph
@@ -49,6 +50,10 @@ class CoreML(Format):
         from mobiler2l_ns.export.formats.coreml.runner import CoreMLRunner
 
         return CoreMLRunner(path, function)
+
+    def missing(self) -> str | None:
+        # It comes with this package, and may have been left out on a machine that trains.
+        return Extra(("coremltools",), "pip install coremltools").missing()
 
     def input_dtype(self, graph: Graph, precision: str) -> str:
         from mobiler2l_ns.export.formats.coreml.convert import input_dtype
