@@ -3,6 +3,7 @@
 ``MOBILER2L_TEST_DEVICE=cpu`` rehearses them on the CPU, where what only a GPU has is skipped."""
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,11 @@ def device() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _float32_is_float32(monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def _float32_is_float32():
+    kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [kind.allow_tf32 for kind in kinds]
+    for kind in kinds:
+        kind.allow_tf32 = False
+    yield
+    for kind, allowed in zip(kinds, before, strict=True):
+        kind.allow_tf32 = allowed
