@@ -75,7 +75,8 @@ class Day:
         race += ["--recipes", "default" if small else "default,paper", "--network", "small" if small else "own"]
         race += ["--cache", self.path("race"), "--json", self.path("race.json"), "--png", self.path("race.png")]
         yield Part("race", script("benchmark_distillation", *race, *device), 0.55)
-        yield from self._run()
+        if self.only is None or not {"run", "eval", "export"}.isdisjoint(self.only):
+            yield from self._run()
 
     def _run(self) -> Iterator[Part]:
         """A run on a capture, for what is left, and then what nerfstudio's commands make of it."""
