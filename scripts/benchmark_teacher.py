@@ -67,7 +67,7 @@ def ways(teacher: Any, device: str) -> dict[str, Any]:
         from mobiler2l_ns.teacher import render
 
         def enabled(kind: str, **_: Any) -> Any:
-            return torch.amp.autocast(kind, torch.float16 if kind == "cuda" else torch.bfloat16)
+            return torch.amp.autocast_mode.autocast(kind, torch.float16 if kind == "cuda" else torch.bfloat16)
 
         with replaced(render.torch, "autocast", enabled):
             yield

@@ -46,7 +46,8 @@ def main() -> None:
         _, losses, _ = pipeline.get_train_loss_dict(step)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
+        loss: Any = sum(losses.values())
+        loss.backward()
         for optimizer in optimizers:
             optimizer.step()
 

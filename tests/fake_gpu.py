@@ -32,6 +32,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mobiler2l_ns import devices
 
+ATEN: Any = torch.ops.aten
 GPU = torch.device("cuda:0")
 """With its index: without one torch asks the driver for the current card before any mode is asked."""
 Stall = (DataDependentOutputException, DynamicOutputShapeException)
@@ -73,11 +74,11 @@ class _Indexing(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__getitem__ and isinstance(args[0], FakeTensor):
             part, chosen = _sliced(*args)
-            return torch.ops.aten.index.Tensor(part, chosen) if chosen else part
+            return ATEN.index.Tensor(part, chosen) if chosen else part
         if func is Tensor.__setitem__ and isinstance(args[0], FakeTensor):
             part, chosen = _sliced(*args[:2])
             value = torch.as_tensor(args[2])
-            return torch.ops.aten.index_put_(part, chosen, value) if chosen else part.copy_(value)
+            return ATEN.index_put_(part, chosen, value) if chosen else part.copy_(value)
         return func(*args, **(kwargs or {}))
 
 
@@ -95,7 +96,7 @@ def _sliced(x: Tensor, index: Any) -> tuple[Tensor, list[Tensor | None]]:
             x, dim = x.unsqueeze(dim), dim + 1
         elif isinstance(part, slice):
             begin, end, step = part.indices(x.shape[dim])
-            x, dim = torch.ops.aten.slice.Tensor(x, dim, begin, end, step), dim + 1
+            x, dim = ATEN.slice.Tensor(x, dim, begin, end, step), dim + 1
         elif isinstance(part, Tensor):
             chosen[dim], dim = part, dim + _dimensions(part)
         else:
@@ -122,7 +123,7 @@ def _no_card() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
     shutil.rmtree(folder)
     # Autograd goes by the streams of one kind of card, and if there is such a backend by its, of which there are none.
-    torch.utils.rename_privateuse1_backend("nothing")
+    torch.utils.rename_privateuse1_backend("nothing")  # pyright: ignore[reportPrivateImportUsage]
     loaded.replace_guard.restype, loaded.replace_guard.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
     return loaded
 

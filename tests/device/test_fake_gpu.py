@@ -14,7 +14,7 @@ def test_a_tensor_of_the_cpu_among_those_of_the_gpu_is_caught():
     with fake_gpu():
         on_gpu = torch.rand(3, device=GPU)
         with pytest.raises(RuntimeError, match=DEVICES):
-            on_gpu * torch.rand(3)
+            _ = on_gpu * torch.rand(3)
         assert (on_gpu * torch.tensor(2.0)).device == GPU  # a number may come from anywhere
 
 

@@ -5,6 +5,8 @@ measuring the scene (once a run, ``bincount`` and masks), the choice of channels
 gradient scalers (the teacher's). Nor kernels, their numbers and their speed, torch.compile, cuDNN and DDP: tests/cuda.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from fake_gpu import GPU, fake_gpu
@@ -23,7 +25,7 @@ STUDENTS = {
 OPTIMIZERS = {"adamw": AdamWOptimizerConfig(lr=1e-3), "muon": MuonOptimizerConfig(lr=1e-3)}
 
 
-def two_views(student):
+def two_views(student: Any):
     poses = torch.eye(4)[:3].repeat(2, 1, 1)
     poses[:, 2, 3] = 4.0
     return student.view().rays(poses.to(GPU))
@@ -31,18 +33,19 @@ def two_views(student):
 
 def learn(student, optimizer, mask):
     """One step; returns its losses and metric."""
-    outputs = training_outputs(student, two_views(student), coarser=len(student.config.pitches) > 1)
+    outputs: dict[str, Any] = training_outputs(student, two_views(student), coarser=len(student.config.pitches) > 1)
     batch = {"image": torch.rand(*outputs["rgb"].shape, device=GPU)}
     if mask:
         batch["mask"] = (torch.rand(*outputs["rgb"].shape[:3], device=GPU) > 0.5).float()
     losses = training_losses(outputs, batch, 0.5)
-    sum(losses.values()).backward()
+    loss: Any = sum(losses.values())
+    loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {**losses, "psnr": colour_psnr(outputs["rgb"], batch["image"], batch.get("mask"))}
 
 
-def on_gpu(**settings):
+def on_gpu(**settings) -> Any:
     return make_student(**settings).train().requires_grad_(True).to(GPU)
 
 
@@ -103,6 +106,6 @@ def test_a_camera_is_shown_with_all_its_numbers_read_on_the_host():
     with fake_gpu(), torch.no_grad():
         student.to(GPU)
         for each in (camera, other):
-            shown = student.render_geometry(each)
+            shown: Any = student.render_geometry(each)
             assert shown.picture.shape == (44, 60, 3) and shown.depth.shape == shown.accumulation.shape == (44, 60, 1)
             assert {value.device for value in shown} == {GPU}

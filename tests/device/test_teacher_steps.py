@@ -1,6 +1,8 @@
 """A nerfacto's step and its pictures on a GPU, from rays on. nerfstudio's rays of cameras choose pixels by masks, whose
 counts the host waits for: they cannot be faked, and stand here ready-made."""
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import small_teacher
@@ -42,13 +44,14 @@ def test_it_learns_on_the_gpu_alone(teacher, monkeypatch):
         batch = {"image": torch.rand(64, 3, device=GPU)}
         metrics = teacher.get_metrics_dict(outputs, batch)
         losses = teacher.get_loss_dict(outputs, batch, metrics)
-        sum(losses.values()).backward()
+        loss: Any = sum(losses.values())
+        loss.backward()
         TeacherWatch().see(outputs["rgb"], batch["image"], outputs["accumulation"])
         assert all(value.device == GPU for value in losses.values())
 
 
 def test_its_pictures_stay_there(teacher, monkeypatch):
-    bundle = type("Camera", (), {"to": lambda self, _: self})()
+    bundle: Any = type("Camera", (), {"to": lambda self, _: self})()
     with fake_gpu():
         teacher.to(GPU)
         monkeypatch.setattr(
