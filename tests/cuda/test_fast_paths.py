@@ -71,7 +71,8 @@ def test_the_density_that_is_counted_is_that_of_the_cpu(device):
     counted = []
     for where in ("cpu", device):
         student = make_student(**VOLUMES["sphere"]).to(where)
-        student.count_density(*(each.to(where) for each in ends))
+        origins, ways, depths, accumulations = (each.to(where) for each in ends)
+        student.count_density(origins, ways, depths, accumulations)
         assert student.volume is not None
         counted.append(student.volume.proposals)
     torch.testing.assert_close(counted[1].box.cpu(), counted[0].box, atol=1e-4, rtol=0)

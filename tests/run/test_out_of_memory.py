@@ -10,7 +10,7 @@ from mobiler2l_ns.progress.phases import PhasePlan
 
 ADVICE = {
     (0, True): "where the teacher is trained: start again, and give --pipeline.datamanager.train-num-rays-per-batch",
-    (10, False): "where pseudo views are rendered: start again, and give --pipeline.teacher.eval-num-rays-per-chunk 4096",
+    (10, False): "where pseudo views are rendered: start again, and give --pipeline.teacher.eval-num-rays-per-chunk",
     (10, True): "where the student is trained: start again, and give --pipeline.datamanager.pool-device cpu",
 }
 

@@ -24,11 +24,12 @@ def convert(job: dict[str, Any]) -> None:
     import torch
     from coreai.runtime import AIModelAssetMetadata  # type: ignore[import-not-found]
     from coreai_torch import TorchConverter, get_decomp_table  # type: ignore[import-not-found]
+    from torch._decomp import get_decompositions
 
     program = torch.export.load(job["program"])
     table = get_decomp_table()
     # Lookups of pictures become arithmetic and gathers: the converter knows none.
-    table.update(torch._decomp.get_decompositions([torch.ops.aten.grid_sampler_2d]))
+    table.update(get_decompositions([torch.ops.aten.grid_sampler_2d]))
     program = program.run_decompositions(table)
     # Without stack traces, which hold paths of this machine.
     converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)
