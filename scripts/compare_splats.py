@@ -152,7 +152,6 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": devices.device_name(device),
         "views": len(chosen),
         "split": split,
-        "size": list(pipeline.datamanager.view.covered[::-1]),
         "rows": rows,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.package import Request, export_packages
 from mobiler2l_ns.export.poses import PackagePoses, poses_of_fence, poses_of_file, read_poses
 
-SMALL = {"width_of_body": 8, "num_blocks": 1, "height": 16, "width": 16}
+SMALL: dict[str, Any] = {"width_of_body": 8, "num_blocks": 1, "height": 16, "width": 16}
 
 
 def described(folder, student, poses=None):

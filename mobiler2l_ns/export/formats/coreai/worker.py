@@ -17,17 +17,23 @@ from pathlib import Path
 from typing import Any
 
 SAY = "mobiler2l "
+WIDEN = "(Tensor values) -> Tensor"
 
 
 def convert(job: dict[str, Any]) -> None:
     """Turn a saved program of torch.export into a package."""
     import torch
+    import torch._decomp
     from coreai.runtime import AIModelAssetMetadata  # type: ignore[import-not-found]
     from coreai_torch import TorchConverter, get_decomp_table  # type: ignore[import-not-found]
     from torch._decomp import get_decompositions
 
+    # The operation of ``volume_graph`` that widens a table which is stored in half precision.
+    widening = torch.library.custom_op("mobiler2l::widen", lambda values: values.float(), mutates_args=(), schema=WIDEN)
+    widening.register_fake(lambda values: torch.empty_like(values, dtype=torch.float32))
     program = torch.export.load(job["program"])
     table = get_decomp_table()
+    table[torch.ops.mobiler2l.widen.default] = lambda values: values.to(torch.float32)
     # Lookups of pictures become arithmetic and gathers: the converter knows none.
     table.update(get_decompositions([torch.ops.aten.grid_sampler_2d]))
     program = program.run_decompositions(table)
@@ -40,7 +46,10 @@ def convert(job: dict[str, Any]) -> None:
     for name, value in job["metadata"].items():
         metadata.set_custom(name, value)
     asset = converter.to_coreai().save_asset(Path(job["package"]), metadata)
-    asset.update_metadata(lambda about: setattr(about, "creation_date", None))  # same student, same bytes
+    # The same student gives the same bytes: no date, and no order of chance.
+    asset.update_metadata(lambda about: setattr(about, "creation_date", None))
+    file = Path(job["package"]) / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf8")), indent=2, sort_keys=True) + "\n", "utf8")
 
 
 async def run(package: Path) -> None:
