@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +44,19 @@ def test_the_package_is_the_graph(start, settings, precision, tmp_path):
 
 
 @here
-def test_a_mistake_is_seen_and_the_same_student_gives_the_same_bytes(tmp_path):
+def test_a_mistake_is_seen_and_nothing_of_this_machine_is_told(tmp_path):
     graph, examples = make_graph("encoding")
-    for name in ("a", "b"):
-        convert(graph, tmp_path / f"{name}.aimodel", "fp32", {"generator": "test"})
-    files = {path.name: path.read_bytes() for path in (tmp_path / "a.aimodel").rglob("*")}
-    assert files == {path.name: path.read_bytes() for path in (tmp_path / "b.aimodel").rglob("*")}
-    assert b"generator" in files["metadata.json"] and str(tmp_path).encode() not in b"".join(files.values())
+    convert(graph, tmp_path / "a.aimodel", "fp32", {"generator": "test"})
+    about = json.loads((tmp_path / "a.aimodel" / "metadata.json").read_text())
+    assert about["creatorDefinedMetadata"] == {"generator": "test"} and "creationDate" not in about
+    whole = b"".join(path.read_bytes() for path in (tmp_path / "a.aimodel").iterdir())
+    assert all(str(place).encode() not in whole for place in (tmp_path, Path.cwd(), tempfile.gettempdir()))
     run = CoreAIRunner(tmp_path / "a.aimodel")
     for mistake in MISTAKES:
         wrong, _ = make_graph("encoding")
         with torch.no_grad():
             mistake(wrong)
-        assert psnr(wrong, run, examples) < 40
+        assert psnr(wrong, run, examples) < 45
 
 
 @here

@@ -42,9 +42,8 @@ def _missing_in(python: str) -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """Of that interpreter: this one's paths are none of its own, and the converter names things by their hashes."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    return {**kept, "PYTHONHASHSEED": "0"}
+    """Of that interpreter: this one's paths are none of its own."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -46,7 +46,7 @@ def convert(job: dict[str, Any]) -> None:
     for name, value in job["metadata"].items():
         metadata.set_custom(name, value)
     asset = converter.to_coreai().save_asset(Path(job["package"]), metadata)
-    # The same student gives the same bytes: no date, and no order of chance.
+    # No date, and no order of chance.
     asset.update_metadata(lambda about: setattr(about, "creation_date", None))
     file = Path(job["package"]) / "metadata.json"
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf8")), indent=2, sort_keys=True) + "\n", "utf8")
@@ -60,11 +60,12 @@ async def run(package: Path) -> None:
 
     async with AIModelAsset.load(package).executable() as model:
         function = model.load_function("main")
+        dtypes = {name: function.desc.input_descriptor(name).dtype for name in function.desc.input_names}
         say("ready")
         for line in sys.stdin:
             file = Path(line.rstrip("\n"))
             with np.load(file) as inputs:
-                given = {name: NDArray(inputs[name]) for name in inputs.files}
+                given = {name: NDArray(inputs[name].astype(dtypes[name])) for name in inputs.files}
             answer = await function(given)
             np.save(file.with_suffix(".npy"), answer["image"].numpy())
             say("done")
