@@ -35,7 +35,7 @@ def convert(job: dict[str, Any]) -> None:
     table = get_decomp_table()
     table[torch.ops.mobiler2l.widen.default] = lambda values: values.to(torch.float32)
     # Lookups of pictures become arithmetic and gathers: the converter knows none.
-    table.update(get_decompositions([torch.ops.aten.grid_sampler_2d]))
+    table.update(get_decompositions([torch.ops.aten.grid_sampler_2d]))  # type: ignore[arg-type]
     program = program.run_decompositions(table)
     # Without stack traces, which hold paths of this machine.
     converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)
