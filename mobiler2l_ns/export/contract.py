@@ -35,6 +35,11 @@ Runner = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 """A package in a runtime: one array for each input to a picture (channels, height, width) in 0..1."""
 
 
+def outputs_of(graph: object) -> tuple[str, ...]:
+    """Names of a graph's outputs, in order; a module that names none gives a picture."""
+    return getattr(graph, "outputs", (IMAGE,))
+
+
 class DepthRunner(Protocol):
     """A runner of packages that may have been asked for depth."""
 

@@ -32,7 +32,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mobiler2l_ns.export.contract import DEPTH, DEPTH_MEANS
+from mobiler2l_ns.export.contract import DEPTH, DEPTH_MEANS, outputs_of
 from mobiler2l_ns.export.formats.coreml.quiet import quiet
 from mobiler2l_ns.export.graph import Graph
 from mobiler2l_ns.export.volume_graph import with_volume_in_half
@@ -138,7 +138,7 @@ def _convert(graph: Graph, precision: Precision, target: Any) -> Any:
         inputs=[ct.TensorType(name=i.name, shape=i.shape, dtype=encoded) for i in graph.inputs],
         outputs=[ct.ImageType(name=OUTPUT, color_layout=ct.colorlayout.RGB)]
         + [ct.ImageType(name=ALPHA, color_layout=ct.colorlayout.GRAYSCALE)] * graph.alpha
-        + [ct.TensorType(name=DEPTH, dtype=np.float32)] * (DEPTH in graph.outputs),
+        + [ct.TensorType(name=DEPTH, dtype=np.float32)] * (DEPTH in outputs_of(graph)),
         convert_to="mlprogram",
         minimum_deployment_target=target,
         compute_precision=_network_in_half(graph.contract) if half else ct.precision.FLOAT32,
@@ -195,7 +195,7 @@ class _Scaled(nn.Module):
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.wrapped = graph  # not "graph": torch.fx has an attribute of that name
-        self.alpha, self.depth = graph.alpha, DEPTH in graph.outputs
+        self.alpha, self.depth = graph.alpha, DEPTH in outputs_of(graph)
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         picture, *depth = self.wrapped(*inputs) if self.depth else (self.wrapped(*inputs),)

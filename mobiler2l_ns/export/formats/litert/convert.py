@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.export.contract import IMAGE, GraphInput
+from mobiler2l_ns.export.contract import GraphInput, outputs_of
 from mobiler2l_ns.export.formats.litert.extra import EXTRA
 from mobiler2l_ns.export.formats.litert.file import pack, read
 from mobiler2l_ns.export.formats.litert.quiet import quiet
@@ -97,7 +97,7 @@ def convert_many(
     for signature in model.signatureDefs:
         store(model, signature, tables[signature.signatureKey.decode()], precision != "fp32")
         graph, inputs = graphs[signature.signatureKey.decode()]
-        names, outputs = [wanted.name for wanted in inputs], getattr(graph, "outputs", (IMAGE,))
+        names, outputs = [wanted.name for wanted in inputs], outputs_of(graph)
         for tensor in signature.inputs:
             tensor.name = names[int(re.fullmatch(r"args_(\d+)", tensor.name.decode())[1])]  # type: ignore[index]
         # The converter numbers outputs in their order.

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mobiler2l_ns.export.contract import outputs_of
 from mobiler2l_ns.export.formats.onnx.lookups import with_gathered_volume
 from mobiler2l_ns.export.graph import Graph
 from mobiler2l_ns.export.volume_graph import with_volume_in_half
@@ -81,7 +82,7 @@ def traced(module: nn.Module, graph: Graph, opset: int, precision: str, **option
             examples,
             buffer,  # type: ignore[arg-type]
             input_names=[i.name for i in graph.inputs],
-            output_names=list(graph.outputs),
+            output_names=list(outputs_of(graph)),
             opset_version=opset,
             dynamo=False,
             **options,
