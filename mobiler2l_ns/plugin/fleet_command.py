@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.fleet import page
 from mobiler2l_ns.fleet.drive import States, alone, drive, states_of
 from mobiler2l_ns.fleet.engines import Engine, EngineName
+from mobiler2l_ns.fleet.job import Job
 from mobiler2l_ns.fleet.plan import Plan, plan_fleet
 from mobiler2l_ns.fleet.spec import FleetSpec, read_fleet
 from mobiler2l_ns.fleet.table import as_json, failure_lines, fleet_table, shown_live, summary
@@ -45,12 +46,17 @@ def _parse(kind: Any, default: Any, words: Sequence[str], *markers: Any) -> str 
     return None
 
 
+def _checking(jobs: Collection[Job]) -> Iterable[Job]:
+    return track(jobs, "Checking settings", console=Console(stderr=True), transient=True, disable=len(jobs) < 3)
+
+
 def check_words(spec: FleetSpec, plan: Plan) -> None:
     """See that the commands take what they will be given, before any is started.
 
     Raises:
         UserError: with file, place, and what the command's parser says.
     """
+    warnings.filterwarnings("ignore", category=FutureWarning, module="nerfstudio")
     # Imported late: half a minute of others' modules on a slow machine, which a container's commands bring themselves.
     if spec.exports and "export" not in spec.commands:
         from mobiler2l_ns.plugin.export_commands import EXPORT_COMMANDS
@@ -65,12 +71,10 @@ def check_words(spec: FleetSpec, plan: Plan) -> None:
                 raise UserError(f"{spec.file}: exports[{index}]: {wrong}")
     if "train" in spec.commands:
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # nerfstudio's own, of torch
-        from nerfstudio.configs.method_configs import all_methods
+    from nerfstudio.configs.method_configs import all_methods
 
     different = {(job.method, *job.arguments, *job.dataparser): job for job in plan.jobs}
-    for job in track(different.values(), "Checking settings", transient=True, disable=len(different) < 3):
+    for job in _checking(different.values()):
         where = f"{spec.file}: {'teachers' if job.is_teacher else 'methods'}.{job.label.removeprefix('teacher-')}"
         if job.method not in all_methods:
             raise UserError(f"{where}.method: ns-train knows no {job.method}")
