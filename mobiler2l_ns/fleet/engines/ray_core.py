@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -62,7 +63,9 @@ class RayEngine:
         except ImportError:
             raise UserError("Ray is not installed: pip install '.[fleet]', or choose --engine slurm") from None
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            # Ray starts the process of its dashboard without the packages of it, too, and complains of a slow machine.
+            board = None if address is not None else importlib.util.find_spec("aiohttp_cors") is not None
+            ray.init(address=address, include_dashboard=board, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"There is no Ray cluster at {address}: {reason}") from None
