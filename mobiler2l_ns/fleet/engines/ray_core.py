@@ -66,9 +66,10 @@ class RayEngine:
             # Ray starts the process of its dashboard without the packages of it, too, and complains of a slow machine.
             board = None if address is not None else importlib.util.find_spec("aiohttp_cors") is not None
             ray.init(address=address, include_dashboard=board, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a slow start is no kind of its own
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"There is no Ray cluster at {address}: {reason}") from None
+            where = "Ray does not start here" if address is None else f"There is no Ray cluster at {address}"
+            raise UserError(f"{where}: {reason}") from None
         there = ray.cluster_resources()
         self.gpus = gpus if gpus is not None else float(there.get("GPU", 0) >= 1)
         if cpus is None:
