@@ -109,8 +109,9 @@ class _Driver:
         self.handles: dict[str, Any] = {}
         self.lost: dict[str, int] = defaultdict(int)
         self._names = plan.output / SUBMITTED
+        waiting = {key for key, state in states_of(plan).items() if not state.is_over}
         for key, name in self._submitted().items():
-            if key in self.keys.values() and (found := engine.find(name)) is not None:
+            if key in waiting and (found := engine.find(name)) is not None:
                 self.handles[key] = found
 
     def go_on(self, states: States) -> None:
