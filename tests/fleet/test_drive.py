@@ -129,7 +129,7 @@ def test_every_capture_ends_exactly_once_whatever_is_killed(tmp_path):
         state = RunState.read(folder)
         assert state.status == "done" and state.result["psnr"] == 30.0, (kills, said)
         assert state.result["steps"] == 24 and not (folder / "two_writers").exists(), kills
-        log = [json.loads(line)["step"] for line in (folder / state.config).with_name("progress.jsonl").open()]
+        log = [json.loads(line)["step"] for line in (folder / str(state.config)).with_name("progress.jsonl").open()]
         assert log == list(range(24)), "each step once, over all resumptions"
     assert "2 done" in said and (plan.output / "fleet.html").is_file()
     again = start_fleet("run", str(file), "--engine", "slurm-local")

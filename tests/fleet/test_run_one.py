@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fleet_files import kill, planned, processes_of, write_fleet
 
@@ -87,9 +88,12 @@ def test_a_command_that_leaves_nothing_has_failed(tmp_path):
 
 
 def test_a_student_takes_its_teachers_run_and_waits_or_fails_with_it(tmp_path):
-    fields = {"teachers": {"t": {"method": "mobiler2l"}}, "methods": {"mobiler2l-tiny": {"teacher": "t"}}}
+    fields: dict[str, Any] = {
+        "teachers": {"t": {"method": "mobiler2l"}},
+        "methods": {"mobiler2l-tiny": {"teacher": "t"}},
+    }
     folder, job = only(tmp_path, **fields, share_pool=True)
-    teacher = Path(job.teacher)
+    teacher = Path(str(job.teacher))
     assert do_run(folder, 1).status == "queued"
     assert do_run(teacher, 1).status == "done" and do_run(folder, 1).status == "done"
     words = arguments(folder, 1)
@@ -97,7 +101,7 @@ def test_a_student_takes_its_teachers_run_and_waits_or_fails_with_it(tmp_path):
     assert words[words.index("--pipeline.datamanager.cache-dir") + 1] == job.pool
     fields["teachers"]["t"]["settings"] = {"fail": 9}
     folder, job = only(tmp_path, **fields)
-    assert do_run(Path(job.teacher), 1).status == "failed"
+    assert do_run(Path(str(job.teacher)), 1).status == "failed"
     state = do_run(folder, 1)
     assert state.status == "failed" and state.last_lines == [f"Its teacher has failed: {job.teacher}"]
 

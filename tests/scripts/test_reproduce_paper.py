@@ -51,7 +51,7 @@ def test_tables_are_runs_of_the_scenes_that_are_there(script, data, tmp_path, mo
     assert "--pipeline.model.num-blocks 49" in of_lego["5-d-100"]
     assert "--pipeline.teacher-steps 3200" in of_lego["teacher-longer"]
     teacher = next(job.teacher for job in design.jobs if job.capture == "lego" and job.label == "5-teacher")
-    assert "teacher-longer" in teacher
+    assert teacher is not None and "teacher-longer" in teacher
 
 
 def test_the_network_of_the_short_recipe_is_the_published_one(script):

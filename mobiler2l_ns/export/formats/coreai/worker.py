@@ -33,7 +33,8 @@ def convert(job: dict[str, Any]) -> None:
     widening.register_fake(lambda values: torch.empty_like(values, dtype=torch.float32))
     program = torch.export.load(job["program"])
     table = get_decomp_table()
-    table[torch.ops.mobiler2l.widen.default] = lambda values: values.to(torch.float32)
+    packet: Any = torch.ops.mobiler2l.widen
+    table[packet.default] = lambda values: values.to(torch.float32)
     # Lookups of pictures become arithmetic and gathers: the converter knows none.
     table.update(get_decompositions([torch.ops.aten.grid_sampler_2d]))  # type: ignore[arg-type]
     program = program.run_decompositions(table)
