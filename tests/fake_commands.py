@@ -53,13 +53,20 @@ def train(words: list[str]) -> None:
             log.flush()
             print(f"step {step}", flush=True)
             if (step + 1) % every == 0 or step + 1 == steps:
-                partial = run / "nerfstudio_models" / f".{step}"
-                partial.touch()
-                partial.rename(partial.with_name(f"step-{step:09d}.ckpt"))
-                for old in sorted(partial.parent.glob("step-*.ckpt"))[:-1]:
-                    old.unlink()
+                save(run, step)
+    if first >= steps:
+        save(run, steps - 1)  # as ns-train does where nothing is left to train
+        return
     with (output / "ends").open("a") as ends:
         ends.write(f"{os.getpid()} {first}\n")
+
+
+def save(run: Path, step: int) -> None:
+    partial = run / "nerfstudio_models" / f".{step}"
+    partial.touch()
+    partial.rename(partial.with_name(f"step-{step:09d}.ckpt"))
+    for old in sorted(partial.parent.glob("step-*.ckpt"))[:-1]:
+        old.unlink()
 
 
 def evaluate(words: list[str]) -> None:
