@@ -57,11 +57,14 @@ LONGEST_FIRST = (
 """A file is one process's. The longest are begun first, in this order, so that both processes end together."""
 
 
-collect_ignore = [] if GPU_TESTS else ["cuda"]
+LONG_TESTS = "MOBILER2L_TEST_LONG" in os.environ
+collect_ignore = [*([] if GPU_TESTS else ["cuda"]), *([] if LONG_TESTS else ["long"])]
 
 
-def pytest_report_header() -> str | None:
-    return None if GPU_TESTS else "tests/cuda is left out: MOBILER2L_TEST_DEVICE=cuda runs it where there is a GPU"
+def pytest_report_header() -> list[str]:
+    gpu = "tests/cuda is left out: MOBILER2L_TEST_DEVICE=cuda runs it where there is a GPU"
+    long = "tests/long is left out: MOBILER2L_TEST_LONG=1 runs it, which takes minutes"
+    return [line for line, given in ((gpu, GPU_TESTS), (long, LONG_TESTS)) if not given]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
