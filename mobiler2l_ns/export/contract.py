@@ -43,8 +43,8 @@ def outputs_of(graph: object) -> tuple[str, ...]:
 class DepthRunner(Protocol):
     """A runner of packages that may have been asked for depth."""
 
-    def depth(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Depth and accumulation (2, rows, columns), of a package that gives them."""
+    def with_depth(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The picture, and depth and accumulation (2, rows, columns), of a package that gives them."""
         ...
 
 

@@ -139,7 +139,7 @@ def prove(
                 given = encoder.network_inputs(pose[None], intrinsics)
                 inputs = {name: value.numpy() for name, value in given.items()}
         began = time.perf_counter()
-        answer = run(inputs)
+        answer, given_depth = cast(DepthRunner, run).with_depth(inputs) if depth else (run(inputs), None)
         seconds.append(time.perf_counter() - began)
         got = torch.from_numpy(answer)
         if got.shape != expected[index].shape:
@@ -154,9 +154,9 @@ def prove(
         squared += float((got.double() - expected[index].double()).square().sum())
         count += got.numel()
         photos.append(reference.psnr_to_photo(index, got, view))
-        if depth:
-            given_depth = torch.from_numpy(cast(DepthRunner, run).depth(inputs))
-            depth_errors.append(relative_error(given_depth, expected_depth(reference.student, view, pitch, pose)))
+        if given_depth is not None:
+            wanted = expected_depth(reference.student, view, pitch, pose)
+            depth_errors.append(relative_error(torch.from_numpy(given_depth), wanted))
     psnr = _decibel(squared / count)
     if not psnr >= threshold:
         raise UserError(f"{what} is not the student: {psnr:.1f} dB between them, at least {threshold:.0f} dB needed")

@@ -65,8 +65,8 @@ def test_packages_give_depth_that_is_proven(format_name, precision, tmp_path):
     pose = student.capture.proof_poses[1]
     inputs = {"camera_to_world": pose[None].numpy(), "intrinsics": student.capture.intrinsics[None].numpy()}
     runner = form.open(tmp_path / file.path, "main")
-    assert runner(inputs).shape == (3, 20, 28)
-    found = torch.from_numpy(runner.depth(inputs))
+    picture, found = map(torch.from_numpy, runner.with_depth(inputs))
+    assert picture.shape == (3, 20, 28)
     expected, rows, columns = distances(student, pose)
     seen = found[1, :rows, :columns] > 0.5
     torch.testing.assert_close(found[0, :rows, :columns][seen], expected[seen], rtol=0.02, atol=0)

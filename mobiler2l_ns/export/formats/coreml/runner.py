@@ -24,12 +24,16 @@ class CoreMLRunner:
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """One array for each input; picture (channels, height, width) in 0..1 out."""
-        outputs = self._package(inputs)
-        return np.concatenate([outputs[name] for name in (OUTPUT, ALPHA) if name in outputs]) / 255.0
+        return _picture(self._package(inputs))
 
-    def depth(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Depth and accumulation (2, rows, columns), of a package that gives them."""
-        return np.asarray(self._package(inputs)[DEPTH], dtype=np.float32)[0]
+    def with_depth(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The picture, and depth and accumulation (2, rows, columns), of a package that gives them."""
+        outputs = self._package(inputs)
+        return _picture(outputs), np.asarray(outputs[DEPTH], dtype=np.float32)[0]
+
+
+def _picture(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    return np.concatenate([outputs[name] for name in (OUTPUT, ALPHA) if name in outputs]) / 255.0
 
 
 def open_package(

@@ -33,15 +33,20 @@ class LiteRTRunner:
 
     def __call__(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Args: the graph's inputs by name, NCHW as the graph took them. Returns the picture (C, H, W) in 0..1."""
-        return self._output(IMAGE, inputs)
+        return _planar(self._outputs(inputs)[IMAGE])
 
-    def depth(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Depth and accumulation (2, rows, columns), of a file that gives them."""
-        return self._output(DEPTH, inputs)
+    def with_depth(self, inputs: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The picture, and depth and accumulation (2, rows, columns), of a file that gives them."""
+        outputs = self._outputs(inputs)
+        return _planar(outputs[IMAGE]), _planar(outputs[DEPTH])
 
-    def _output(self, name: str, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    def _outputs(self, inputs: Mapping[str, NDArray[np.float32]]) -> Mapping[str, NDArray[np.float32]]:
         arrays = {
             name: np.ascontiguousarray(np.moveaxis(value, 1, 3) if value.ndim == 4 else value, dtype=np.float32)
             for name, value in inputs.items()
         }
-        return np.ascontiguousarray(np.moveaxis(self._run(**arrays)[name][0], 2, 0))
+        return self._run(**arrays)
+
+
+def _planar(found: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(np.moveaxis(found[0], 2, 0))

@@ -25,12 +25,13 @@ class OnnxRunner:
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """One array for each input; picture (channels, height, width) in 0..1 out."""
-        return self._run(IMAGE, inputs)
+        return self._run([IMAGE], inputs)[0]
 
-    def depth(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Depth and accumulation (2, rows, columns), of a file that gives them."""
-        return self._run(DEPTH, inputs)
+    def with_depth(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The picture, and depth and accumulation (2, rows, columns), of a file that gives them."""
+        picture, depth = self._run([IMAGE, DEPTH], inputs)
+        return picture, depth
 
-    def _run(self, output: str, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def _run(self, outputs: list[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         given = {name: np.asarray(value, dtype=self.dtypes[name]) for name, value in inputs.items()}
-        return np.asarray(self.session.run([output], given)[0], dtype=np.float32)[0]
+        return [np.asarray(found, dtype=np.float32)[0] for found in self.session.run(outputs, given)]
