@@ -53,6 +53,14 @@ LONGEST_FIRST = (
     "tests/plugin/test_nerfstudio_hooks.py",
     "tests/run/test_alpha.py",
     "tests/run/test_nerfstudio_commands.py",
+    "tests/export/test_volume.py",
+    "tests/scripts/test_kill_and_resume.py",
+    "tests/export/formats/test_web_volume.py",
+    "tests/run/test_timekeeper.py",
+    "tests/export/test_reference_client.py",
+    "tests/export/test_lint.py",
+    "tests/student/test_renderer.py",
+    "tests/fleet/test_drive.py",
 )
 """A file is one process's. The longest are begun first, in this order, so that both processes end together."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from mobiler2l_ns.export.package import Request, export_packages
 
 FORMATS = all_formats()
 TABLE = VOLUMES["sphere"]
+long = pytest.mark.skipif(
+    "MOBILER2L_TEST_LONG" not in os.environ, reason="half a minute: MOBILER2L_TEST_LONG=1 runs it"
+)
 
 
 def distances(student, pose):
@@ -49,7 +53,8 @@ def test_depth_lies_along_the_optical_axis(name):
 
 
 @pytest.mark.parametrize(
-    ("format_name", "precision"), [("onnx", "fp32"), ("onnx", "fp16"), ("coreml", "fp16"), ("litert", "int8")]
+    ("format_name", "precision"),
+    [("onnx", "fp32"), ("onnx", "fp16"), pytest.param("coreml", "fp16", marks=long), ("litert", "int8")],
 )
 def test_packages_give_depth_that_is_proven(format_name, precision, tmp_path):
     form = FORMATS[format_name]
