@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 import uuid
 from collections import Counter
@@ -53,7 +54,6 @@ class CoreMLError(RuntimeError):
 
 
 Precision = Literal["fp32", "fp16", "int8", "palette6", "palette4"]
-DEBUG_FILE = "executorch_debug_handle_mapping.json"  # left by coremltools, with identifiers of this process
 LAYERS = ("conv", "conv_transpose", "linear")
 """Operations that are layers, with weights."""
 
@@ -99,7 +99,9 @@ def convert(
         parts = {name: Path(folder) / f"{i}.mlpackage" if several else path for i, name in enumerate(graphs)}
         for name, graph in graphs.items():
             target = ct.target.iOS18 if several else ct.target.iOS16  # which know functions, and image outputs
-            _compressed(_convert(graph, precision, target), precision).save(str(parts[name]))
+            model = _compressed(_convert(graph, precision, target), precision)
+            # model.save would copy it, too, and write it once more, which takes seconds where protobuf is Python.
+            shutil.copytree(model.package_path, parts[name])
         if several:
             functions = ct.utils.MultiFunctionDescriptor()
             for name, part in parts.items():
@@ -119,7 +121,6 @@ def convert(
             del about.userDefined[key]
         about.userDefined.update({**metadata, **versions})
         spec_file.write_bytes(spec.SerializeToString(deterministic=True))
-        (path / DEBUG_FILE).unlink(missing_ok=True)
         _fix_identifiers(path)
         for part in path.rglob("*"):  # coremltools leaves some readable by their owner only
             part.chmod(0o755 if part.is_dir() else 0o644)
@@ -210,7 +211,7 @@ def _export(graph: Graph) -> torch.export.ExportedProgram:
     table: dict[Any, Any] = {aten.reciprocal.default: lambda x: torch.full((), 1.0, dtype=x.dtype) / x}
     with torch.no_grad():
         examples = tuple(torch.ones(i.shape) for i in graph.inputs)
-        return torch.export.export(_Scaled(graph).eval(), examples).run_decompositions(table)
+        return torch.export.export(_Scaled(graph).eval(), examples, strict=False).run_decompositions(table)
 
 
 def _in_network(op: Any) -> bool:
