@@ -90,26 +90,29 @@ def _demo_scene() -> Any:
     return make_demo_scene
 
 
-def oracle_model() -> Any:
-    """The demo scene's own renderer behind nerfstudio's Model interface: a teacher that makes no mistakes."""
+def oracle_model(name: str = "still-life") -> Any:
+    """A demo scene's own renderer behind nerfstudio's Model interface: a teacher that makes no mistakes."""
     from nerfstudio.models.base_model import Model
 
     scene = _demo_scene()
+    solids = scene.SCENES[name]
 
     class Oracle(Model):
         def __init__(self) -> None:
             torch.nn.Module.__init__(self)
-            self.device_indicator_param = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+            # In place of weights, by which pools of pseudo views are told apart.
+            which = torch.full((1,), float(list(scene.SCENES).index(name)))
+            self.device_indicator_param = torch.nn.Parameter(which, requires_grad=False)
 
         def get_outputs_for_camera(self, camera: Any, obb_box: Any = None) -> dict[str, Tensor]:
             device = camera.device
             pose = camera.camera_to_worlds.reshape(3, 4)
             width, height, focal = int(camera.width), int(camera.height), float(camera.fx)
-            rgba = scene.render(pose, width, height, focal, supersample=2, device=device)
+            rgba = scene.render(pose, width, height, focal, supersample=2, solids=solids, device=device)
             rays = camera.reshape(1).generate_rays(camera_indices=0, keep_shape=True)
             towards = rays.directions.reshape(-1, 3).T
             origin = pose[:, 3:].expand_as(towards)
-            depth = torch.stack([solid.intersect(origin, towards) for solid in scene.SOLIDS]).amin(0)
+            depth = torch.stack([solid.intersect(origin, towards) for solid in solids]).amin(0)
             alpha = rgba[..., 3:]
             return {
                 "rgb": rgba[..., :3] * alpha + 1.0 - alpha,
@@ -132,11 +135,12 @@ class Race:
         self.teacher_score: tuple[float, float] | None = None  # PSNR and SSIM on the test photos
         self.lpips = load_lpips(self.cache) if (self.cache / ARCHIVE).exists() else None
         if arguments.oracle:
-            scene = self.cache / f"demo_{arguments.resolution}"
-            _demo_scene().write_scene(
-                scene, size=arguments.resolution, train=arguments.photos, val=2, test=24, device=arguments.device
+            folder = (
+                self.cache / f"{'demo' if arguments.scene == 'still-life' else arguments.scene}_{arguments.resolution}"
             )
-            arguments.data = scene
+            asked = {"size": arguments.resolution, "train": arguments.photos, "val": 2, "test": 24}
+            _demo_scene().write_scene(folder, **asked, scene=arguments.scene, device=arguments.device)
+            arguments.data = folder
         else:
             self.teacher_run = arguments.teacher or self._train_teacher()
 
@@ -192,13 +196,13 @@ class Race:
         from mobiler2l_ns.progress.phases import Phase
         from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
-        oracle = self.arguments.oracle
+        oracle, scene = self.arguments.oracle, self.arguments.scene
 
         class WithTeacher(MobileR2LPipeline):
             def _build_teacher(self, device: str, grad_scaler: Any, trains: bool) -> None:
                 if not oracle:
                     return super()._build_teacher(device, grad_scaler, trains)
-                self.model.add_teacher(oracle_model(), trained_here=False)
+                self.model.add_teacher(oracle_model(scene), trained_here=False)
 
         config.pipeline._target = WithTeacher
         if self.teacher_run is not None:
@@ -380,7 +384,8 @@ def main(description: str | None = __doc__, kind: type[Race] = Race) -> None:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="a capture, in Blender or nerfstudio format")
-    source.add_argument("--oracle", action="store_true", help="the demo scene, with its own renderer as the teacher")
+    source.add_argument("--oracle", action="store_true", help="a demo scene, with its own renderer as the teacher")
+    parser.add_argument("--scene", choices=("still-life", "thin"), default="still-life", help="the demo scene")
     parser.add_argument("--resolution", type=int, default=200, help="longest side of the pictures in pixels")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each recipe")
     parser.add_argument(
@@ -405,7 +410,8 @@ def main(description: str | None = __doc__, kind: type[Race] = Race) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    what = "demo scene, exact teacher" if arguments.oracle else arguments.data.resolve().name
+    demo = {"still-life": "demo scene", "thin": "thin demo scene"}[arguments.scene]
+    what = f"{demo}, exact teacher" if arguments.oracle else arguments.data.resolve().name
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     title = f"{what}, {arguments.resolution} px, {arguments.network} network, {device}"
     race = kind(arguments)

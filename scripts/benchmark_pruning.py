@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     arguments = parser.parse_args()
-    arguments.oracle, arguments.photos, arguments.cpu_clock = True, 100, False
+    arguments.oracle, arguments.scene, arguments.photos, arguments.cpu_clock = True, "still-life", 100, False
 
     from rich.console import Console
     from rich.table import Table

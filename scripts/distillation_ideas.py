@@ -1,7 +1,7 @@
 """Ideas for distillation that the race did not keep, each a few lines around the default recipe.
 
     python scripts/distillation_ideas.py --oracle --resolution 96 --minutes 1.75 --network small \\
-        --recipes default,default~average,default~ssim
+        --recipes default,default~average,default~total_variation
 
 ``RECIPE~IDEA`` is a recipe of ``benchmark_distillation.py`` with one of these; all its options hold here. The ideas on
 photos and on the teacher's doubts ask for a real teacher (``--data``), the one on LPIPS for its weights in ``--cache``
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import benchmark_distillation as benchmark  # noqa: E402
+from volume_ideas import VOLUME_IDEAS  # noqa: E402
 
 Idea = Callable[[Any], None]
 
@@ -214,7 +215,7 @@ IDEAS: dict[str, Idea] = {
         doubts,
         given_cameras,
     )
-}
+} | VOLUME_IDEAS
 
 
 def adamw(config: Any) -> None:
@@ -231,7 +232,14 @@ def adamw(config: Any) -> None:
     config.pipeline.datamanager.views_per_batch = 2
 
 
-CONFIG_IDEAS: dict[str, Idea] = {"adamw": adamw}
+def short_stride(config: Any) -> None:
+    """Cells of 4 x 4 pixels, and half as wide a backbone for four times as many; as many rays a pixel."""
+    model = config.pipeline.model
+    model.strides, model.sr_channels, model.width = (2, 2), model.sr_channels[-2:], model.width // 2
+    model.volume_rays //= 2
+
+
+CONFIG_IDEAS: dict[str, Idea] = {idea.__name__: idea for idea in (adamw, short_stride)}
 """Ideas that change the recipe's config, and not the pipeline that is made from it."""
 
 

@@ -1,0 +1,156 @@
+"""Ideas for the student's volume that the race did not keep; ``distillation_ideas.py`` races them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mobiler2l_ns.geometry.chords import Chords
+from mobiler2l_ns.student.volume import SEEN, STEEPEST, Composited, Volume
+
+
+def _with_term(pipeline: Any, term: Callable[[], Tensor]) -> None:
+    """Add a term to the loss, asked for once a step and after the student's outputs."""
+    losses = pipeline.model.get_loss_dict
+
+    def with_term(*args: Any) -> dict[str, Tensor]:
+        return {**losses(*args), "volume_term": term()}
+
+    pipeline.model.get_loss_dict = with_term
+
+
+def _variation(volume: Volume) -> Tensor:
+    """Mean squared difference of neighbouring cells of the planes (K-Planes, Fridovich-Keil et al. 2023 §3.2)."""
+    terms = [p.diff(dim=axis).square().mean() for p in volume.planes for axis in (-2, -1)]
+    return torch.stack(terms).mean()
+
+
+def total_variation(pipeline: Any) -> None:
+    """Planes that vary little."""
+    _with_term(pipeline, lambda: 1e-3 * _variation(pipeline.model.student.volume))
+
+
+def more_variation(pipeline: Any) -> None:
+    """The same, ten times as strong."""
+    _with_term(pipeline, lambda: 1e-2 * _variation(pipeline.model.student.volume))
+
+
+def sparse(pipeline: Any) -> None:
+    """Rays that stop all of their light or none: the entropy of the accumulation, times 1e-3."""
+    volume, seen = pipeline.model.student.volume, []
+
+    def recorded(_module: nn.Module, _inputs: Any, shown: Composited) -> None:
+        seen[:] = [shown.features[:, -1]]
+
+    def entropy() -> Tensor:
+        share = seen[0].clamp(1e-4, 1.0 - 1e-4)
+        return -1e-3 * (share * share.log() + (1.0 - share) * (1.0 - share).log()).mean()
+
+    volume.register_forward_hook(recorded)
+    _with_term(pipeline, entropy)
+
+
+class LearnedDensity(Volume):
+    """Proposals that go on learning what the volume stops, as those of mip-NeRF 360 (Barron et al. 2022 §3.1) do."""
+
+    loss: Tensor
+
+    def forward(self, fine: Chords, coarse: Chords, edges: Float[Tensor, "bins1"], contracted: bool) -> Composited:
+        block = fine.along.shape[1] // coarse.along.shape[1]
+        with torch.no_grad():
+            t, optical = (
+                x.repeat_interleave(block, 1).repeat_interleave(block, 2)
+                for x in self.proposals(coarse, edges, contracted)
+            )
+            points = self.proposals.places(fine, t, contracted)
+        values = self.values(functional.relu(self.hidden(self.look_up(points))))
+        optical = optical * values[..., 0].clamp(-STEEPEST, STEEPEST).exp()
+        weights = (optical - optical.cumsum(-1)).exp() * (1.0 - (-optical).exp())
+        self.loss = self._above(coarse, edges, contracted, t.detach(), weights.detach(), block)
+        return _composited(weights, values[..., 1:], t, self)
+
+    def _above(self, coarse: Chords, edges: Tensor, contracted: bool, t: Tensor, weights: Tensor, block: int) -> Tensor:
+        """How far the coarse weights of bins lie below those of the points in them."""
+        with torch.no_grad():
+            self.proposals.density.clamp_(min=0.0)
+        middles = self.proposals.places(coarse, (edges[1:] + edges[:-1]) / 2, contracted)
+        views, bins = len(middles), len(edges) - 1
+        density = self.proposals.density.expand(views, -1, -1, -1, -1)
+        optical = functional.grid_sample(
+            density, middles.reshape(views, -1, 1, 1, 3), padding_mode="border", align_corners=True
+        ).reshape(middles.shape[:-1])
+        passed = (-optical.cumsum(-1)).exp()
+        bounds = torch.cat([torch.ones_like(passed[..., :1]), passed[..., :-1]], -1) - passed
+        bin_of = (torch.searchsorted(edges, t.contiguous()) - 1).clamp(0, bins - 1)
+        held = torch.zeros(*t.shape[:-1], bins).scatter_add_(-1, bin_of, weights)
+        held = held.unflatten(1, (-1, block)).mean(2).unflatten(2, (-1, block)).mean(3)
+        return ((held - bounds).clamp(min=0.0).square() / (bounds + 1e-2)).sum(-1).mean() + 0.01 * (
+            (bounds - held).clamp(min=0.0).square().sum(-1).mean()
+        )
+
+
+def learned_density(pipeline: Any) -> None:
+    """The coarse density, counted from the teacher, learns on."""
+    volume = pipeline.model.student.volume
+    volume.__class__ = LearnedDensity
+    counted = volume.proposals.density
+    del volume.proposals.density
+    volume.proposals.density = nn.Parameter(counted.clone())
+    volume.planes.append(volume.proposals.density)  # learns at the planes' rate
+    look_up_levels = list(volume.planes)[:-1]
+    volume.look_up = lambda points: _look_up(look_up_levels, points)
+    _with_term(pipeline, lambda: volume.loss)
+
+
+def deferred(pipeline: Any) -> None:
+    """Density by planes of two channels at each point, and features looked up once, where the ray ends."""
+    volume = pipeline.model.student.volume
+    cells = volume.shape.volume_cells[0]
+    density = nn.Parameter(0.1 * torch.randn(3, 2, cells, cells))
+    features = list(volume.planes)
+    volume.planes.append(density)
+    of_density = nn.Linear(2, 1)
+    volume.planes.extend(of_density.parameters())  # which learn at the planes' rate
+
+    def forward(fine: Chords, coarse: Chords, edges: Tensor, contracted: bool) -> Composited:
+        block = fine.along.shape[1] // coarse.along.shape[1]
+        with torch.no_grad():
+            t, optical = (
+                x.repeat_interleave(block, 1).repeat_interleave(block, 2)
+                for x in volume.proposals(coarse, edges, contracted)
+            )
+            points = volume.proposals.places(fine, t, contracted)
+        factor = of_density(_look_up([density], points))[..., 0]
+        optical = optical * factor.clamp(-STEEPEST, STEEPEST).exp()
+        weights = (optical - optical.cumsum(-1)).exp() * (1.0 - (-optical).exp())
+        end = (weights * t).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True).clamp(min=SEEN)
+        values = volume.values(
+            functional.relu(volume.hidden(_look_up(features, volume.proposals.places(fine, end, contracted))))
+        )
+        return _composited(weights, values[..., 1:].expand(*weights.shape, -1), t, volume)
+
+    volume.forward = forward
+
+
+def _look_up(levels: list[Tensor], points: Tensor) -> Tensor:
+    """Volume.look_up in other planes."""
+    x, y, z = points.reshape(1, -1, 3).unbind(-1)
+    places = torch.stack([torch.stack(pair, -1) for pair in ((x, y), (x, z), (y, z))])
+    found = [functional.grid_sample(level, places, padding_mode="border", align_corners=True) for level in levels]
+    return torch.cat(found, 1).sum(0)[:, 0].T.unflatten(0, points.shape[:-1])
+
+
+def _composited(weights: Tensor, features: Tensor, t: Tensor, volume: Volume) -> Composited:
+    accumulation = weights.sum(-1, keepdim=True)
+    shown = (weights[..., None] * features).sum(-2)
+    colours = shown[..., : volume.colours] + (1.0 - accumulation) * volume.background
+    place = ((weights * t).sum(-1) / accumulation[..., 0].clamp(min=SEEN)).detach()
+    return Composited(torch.cat([shown, accumulation], dim=-1).permute(0, 3, 1, 2), colours, place)
+
+
+VOLUME_IDEAS = {idea.__name__: idea for idea in (total_variation, more_variation, sparse, learned_density, deferred)}
