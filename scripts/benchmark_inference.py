@@ -3,20 +3,23 @@
     python scripts/benchmark_inference.py mobiler2l mobiler2l-fast [--formats onnx onnx-int8 litert ncnn] --json FILE
 
 A format is named like a package: ``onnx`` is onnx at its default precision, ``onnx-int8`` at another. The weights are
-random, which changes nothing in the time. All networks are loaded first and run by turns, so that a busy machine slows
-all alike; the median counts. In each format, the network of mobiler2l-paper is the baseline of every ratio. Core ML is
-timed on macOS only: what stands in for it elsewhere says nothing about time.
+random, which changes nothing in the time. A network is a method, or a method with other settings of its student:
+``mobiler2l+volume_rays=0`` tells what the volume costs. All networks are loaded first and run by turns, so that a busy
+machine slows all alike; the median counts. In each format, the network of mobiler2l-paper is the baseline of every
+ratio. Core ML is timed on macOS only: what stands in for it elsewhere says nothing about time.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +32,23 @@ Inputs = dict[str, Any]
 Frame = Callable[[Inputs], Any]
 
 
-def student_of(method: str, size: int) -> Any:
-    """An untrained student of a method that renders ``size`` pixels square."""
+def student_of(name: str, size: int) -> Any:
+    """An untrained student of ``method+setting=value+...`` that renders ``size`` pixels square."""
     from mobiler2l_ns.plugin import methods
     from mobiler2l_ns.student.renderer import Student
 
+    method, *changes = name.split("+")
     specification = getattr(methods, method.replace("-", "_"), None)
     if specification is None:
         raise SystemExit(f"There is no method {method}")
+    settings = (change.split("=") for change in changes)
+    try:
+        changed = {setting: ast.literal_eval(value) for setting, value in settings}
+        config = replace(specification.config.pipeline.model, **changed)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise SystemExit(f"{name}: {error}") from None
     torch.manual_seed(0)
-    student = Student(specification.config.pipeline.model)
+    student = Student(config)
     for parameter in student.parameters():  # blocks begin as zeros, which a file would store once
         torch.nn.init.normal_(parameter, std=0.02)
     student.capture.record(
@@ -110,7 +120,7 @@ def formats_present() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="+", help="such as mobiler2l")
+    parser.add_argument("methods", nargs="+", help="such as mobiler2l or mobiler2l+volume_rays=0")
     parser.add_argument("--formats", nargs="+", help="such as onnx-int8 litert; all that are present if not given")
     parser.add_argument("--size", type=int, default=800, help="pixels of the square picture")
     parser.add_argument("--runs", type=int, default=9, help="timed frames of each network")

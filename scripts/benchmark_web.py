@@ -15,14 +15,13 @@ picture; the page leaves out rays that nothing stops.
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import shutil
 import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,28 +70,18 @@ def folder_bytes(folder: Path, *without: str) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.name not in without)
 
 
-def changed_student(name: str, size: int, seen: float) -> Any:
-    """An untrained student of ``method+setting=value+...``."""
+def student_with_scene(name: str, size: int, seen: float) -> Any:
+    """An untrained student, see ``student_of``, before whose camera there is something."""
     import torch
     from benchmark_inference import student_of
 
-    from mobiler2l_ns.student.renderer import Student
-
-    method, *changes = name.split("+")
-    student = student_of(method, size)
-    if changes:
-        settings = (change.split("=") for change in changes)
-        config = replace(student.config, **{setting: ast.literal_eval(value) for setting, value in settings})
-        capture, student = student.capture, Student(config).requires_grad_(False)
-        student.capture.load_state_dict(capture.state_dict())
-        for parameter in student.parameters():
-            torch.nn.init.normal_(parameter, std=0.02)
+    student = student_of(name, size)
     pose = torch.eye(4)[:3].clone()
     pose[2, 3] = 4.0
     student.capture.record(start_pose=pose)
     if student.volume is not None:
         build_wall(student, pose, seen)
-    return student.eval()
+    return student
 
 
 def build_wall(student: Any, pose: Any, seen: float) -> None:
@@ -174,7 +163,7 @@ def main() -> None:
     opened: dict[str, dict[str, Opened]] = {}
     with ExitStack() as stack:
         for name in arguments.networks:
-            student = changed_student(name, arguments.size, arguments.seen)
+            student = student_with_scene(name, arguments.size, arguments.seen)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             # A browser of its own for each, so that none is warm.
             opened[name] = {"page": open_page(folder / "page", stack.enter_context(Chromium()), student)}
