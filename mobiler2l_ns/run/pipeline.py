@@ -44,7 +44,7 @@ from mobiler2l_ns.teacher import nerfacto
 from mobiler2l_ns.teacher.corrections import corrections_of_photos, learned_corrections
 from mobiler2l_ns.teacher.loaded import adopted_dataparser, check_teacher, learned_background
 from mobiler2l_ns.teacher.nerfacto import TeacherPreset
-from mobiler2l_ns.teacher.render import render_pseudo_view
+from mobiler2l_ns.teacher.render import rays_of_teacher, render_pseudo_view
 from mobiler2l_ns.teacher.splats import SplatFrame, load_run, load_splats
 from mobiler2l_ns.viewer.panel import Panel
 
@@ -365,7 +365,9 @@ class MobileR2LPipeline(VanillaPipeline):
         try:
             if self.phase.name is Phase.TEACHER:
                 rays, batch = self.datamanager.next_eval(step)
-                outputs = self.model(rays)
+                teacher = self.model.find_teacher()
+                assert teacher is not None
+                outputs = rays_of_teacher(teacher, rays)
                 return outputs, *self.phase.loss(outputs, batch)
             camera, batch = self.datamanager.next_eval_image(step)
             outputs = self.model.render_student(camera)

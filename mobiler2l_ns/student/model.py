@@ -12,6 +12,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch.nn import Parameter
 
 from mobiler2l_ns.capture.background import Background, BackgroundColour
@@ -21,15 +22,10 @@ from mobiler2l_ns.metrics import SSIM_WINDOW, LazyLPIPS, behind_mask, image_metr
 from mobiler2l_ns.student.config import Execution, PruningSchedule, StudentConfig
 from mobiler2l_ns.student.display import Display, Outputs, error_map
 from mobiler2l_ns.student.losses import training_losses, training_outputs
-from mobiler2l_ns.student.renderer import Student
+from mobiler2l_ns.student.renderer import NO_DEPTH, SOLID, Student
+from mobiler2l_ns.student.single_rays import look_along
 from mobiler2l_ns.teacher.hash_grids import HashGrids
 from mobiler2l_ns.teacher.render import rays_of_teacher, render_like_photo, render_teacher
-
-NO_DEPTH = 1000.0
-"""Depth where nothing is, nerfstudio's far plane, and of all of a light field's pictures: the viewer draws its cameras
-over them."""
-SOLID = 0.5
-"""Accumulation of a pixel that shows something."""
 
 
 @dataclass
@@ -81,6 +77,7 @@ class MobileR2LModel(Model):
         self.lpips = LazyLPIPS()
         self.display = Display(self)
         self._comparing = False
+        self._said = ""
         # A teacher of another run stays out of the module tree, and so out of checkpoints and optimizers.
         self._loaded_teacher: tuple[Model, ...] = ()
 
@@ -112,16 +109,31 @@ class MobileR2LModel(Model):
         return trained_here.get_training_callbacks(attributes) if isinstance(trained_here, Model) else []
 
     def get_outputs(self, ray_bundle: RayBundle | Cameras | LowResRays) -> Outputs:
-        """The teacher's outputs of photos' rays, or of low-resolution rays the student's, see ``training_outputs``."""
+        """Of low-resolution rays the student's outputs, see ``training_outputs``; of photos' rays the teacher's that
+        train it. Of single rays that nerfstudio's exporters look along, what the student's volume shows as soon as the
+        student has begun, see ``look_along``, and otherwise the teacher's outputs; which of the two is said once."""
         if isinstance(ray_bundle, LowResRays):
             return training_outputs(self.student, ray_bundle, self.training and self.learns_coarser)
-        teacher = self.find_teacher()
+        assert isinstance(ray_bundle, RayBundle)
+        teacher, sees_space = self.find_teacher(), self.has_begun() and self.student.volume is not None
+        if not self.training and sees_space:
+            self._say_once("Single rays show the student's volume")
+            return look_along(self.student, ray_bundle, self.config.background.rgb)
         if teacher is None:
             raise UserError(
-                "The teacher is not here, and a student alone knows neither depth nor single rays: meshes, point "
-                "clouds and --render-nearest-camera need the run that --pipeline.teacher-load-config named"
+                "The teacher is not here, and this student knows nothing of single rays, it has no volume or has not "
+                "begun: meshes, point clouds and --render-nearest-camera need the run that "
+                "--pipeline.teacher-load-config named"
             )
-        return rays_of_teacher(teacher, ray_bundle)  # type: ignore[arg-type]
+        if not self.training:
+            why = "has no volume" if self.student.volume is None else "has not begun"
+            self._say_once(f"Single rays show the teacher: the student {why}")
+        return rays_of_teacher(teacher, ray_bundle)
+
+    def _say_once(self, line: str) -> None:
+        if line != self._said:
+            CONSOLE.print(line)
+            self._said = line
 
     def get_loss_dict(self, outputs: Outputs, batch: dict, metrics_dict: Outputs | None = None) -> Outputs:
         """Losses of the student's outputs."""
@@ -184,7 +196,10 @@ class MobileR2LModel(Model):
         return outputs
 
     def get_rgba_image(self, outputs: Outputs, output_name: str = "rgb") -> torch.Tensor:
-        """RGBA (H, W, 4) with straight alpha of a picture, all opaque unless the student learns alpha."""
+        """RGBA (H, W, 4) with straight alpha of a picture, all opaque unless the student learns alpha; of single rays
+        that show its volume, with the accumulation."""
+        if output_name == "rgb" and "rgba" in outputs:
+            return outputs["rgba"]
         rgb = outputs[output_name]
         alpha = outputs.get(output_name.replace("rgb", "accumulation"))
         if alpha is None or not self.config.alpha:

@@ -30,6 +30,11 @@ from mobiler2l_ns.student.volume import Composited, Volume
 
 FOCAL_TOLERANCE = 0.01
 """A camera whose focal length is this close to a coarser pitch's gets that pitch."""
+NO_DEPTH = 1000.0
+"""Depth where nothing is, nerfstudio's far plane, and of all of a light field's pictures: the viewer draws its cameras
+over them."""
+SOLID = 0.5
+"""Accumulation from which on something is seen."""
 MAX_PIXELS = 1 << 22
 """Most pixels of one forward pass; cameras that would need more (very wide views) are rendered coarser."""
 
@@ -291,7 +296,11 @@ class Student(nn.Module):
     def surfaces(self, rays: LowResRays, composited: Composited) -> Float[Tensor, "n mh mw 3"]:
         """Where each of the volume's rays meets what it shows, in the world frame."""
         fine = self.chords(rays.origins, finer_directions(rays.directions, self.config.volume_rays))
-        points = fine.at(composited.t[..., None], contracted=False)[..., 0, :]
+        return self.in_world(fine, composited.t)
+
+    def in_world(self, chords: Chords, t: Float[Tensor, "*rays"]) -> Float[Tensor, "*rays 3"]:
+        """Places t of rays, one each, in the world frame."""
+        points = chords.at(t[..., None], contracted=False)[..., 0, :]
         if self.in_sphere():
             points = points * self.capture.scene_radius + self.capture.scene_centre
         return points

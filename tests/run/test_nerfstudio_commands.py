@@ -18,6 +18,7 @@ from short_run import load_student, open_run, train
 from tiny_capture import write_capture
 
 from mobiler2l_ns.errors import UserError
+from mobiler2l_ns.student import model as render_module
 from mobiler2l_ns.teacher.splat_teacher import SplatTeacher
 
 
@@ -114,30 +115,64 @@ def geometry_of(pipeline, points=400):
     return torch.cat(found)
 
 
-def test_ns_exports_clouds_and_meshes_are_the_teachers(finished_run, make_config, nerfacto_run, tmp_path):
-    loaded = train(make_config(tmp_path, teacher_load_config=nerfacto_run, distill_steps=2, finetune_steps=0))
-    for run, reach in ((finished_run, 2.5), (loaded, 1.25)):
-        pipeline, _ = open_run(run)
-        with torch.no_grad():
-            assert float(geometry_of(pipeline).norm(dim=-1).median()) < reach
-            camera = pipeline.datamanager.train_dataset.cameras[0:1]
-            rays = camera.generate_rays(camera_indices=0, keep_shape=True)
-            outputs = pipeline.model.get_outputs_for_camera_ray_bundle(rays)  # as ns-export tsdf does
-            expected = pipeline.model.render_teacher(camera)
-        torch.testing.assert_close(outputs["depth"], expected["depth"])
+def nearest_distances(points, surface):
+    return torch.cat([torch.cdist(part, surface).amin(1) for part in points.split(500)])
 
 
-def test_what_only_a_teacher_knows_is_one_line_without_it(make_config, nerfacto_run, tmp_path):
-    copy = shutil.copytree(nerfacto_run.parent, tmp_path / "teacher") / "config.yml"
-    loaded = train(make_config(tmp_path, teacher_load_config=copy, distill_steps=2, finetune_steps=0))
-    shutil.rmtree(copy.parent)
-    pipeline, _ = open_run(loaded)
-    with pytest.raises(UserError, match="The teacher is not here, and a student alone knows neither depth"):
-        geometry_of(pipeline)
+def test_ns_export_s_cloud_lies_on_what_the_student_s_pictures_show(finished_run, tmp_path, monkeypatch, capsys):
+    """It is asked as on the command line, with nothing but a number; half of its points lie nearer to what a pixel of the
+    student's own pictures shows than a hundredth of the cameras' distance, which is 4."""
+    from nerfstudio.scripts import exporter
+
+    monkeypatch.setattr(render_module, "rays_of_teacher", None)
+    command = exporter.ExportPointCloud(load_config=finished_run, output_dir=tmp_path, num_points=2000)
+    command.main()
+    assert capsys.readouterr().out.count("Single rays show the student's volume") == 1
+    cloud = exporter.o3d.io.read_point_cloud(str(tmp_path / "point_cloud.ply"))
+    points, normals, colours = (np.asarray(each) for each in (cloud.points, cloud.normals, cloud.colors))
+    assert len(points) > 1800
+    pipeline, _ = open_run(finished_run)
+    cameras, surface = pipeline.datamanager.train_dataset.cameras, []
+    for index in range(len(cameras)):
+        camera = cameras[index : index + 1]
+        outputs, rays = pipeline.model.render_student(camera), camera.generate_rays(camera_indices=0, keep_shape=True)
+        shown = outputs["depth"][..., 0] < 100.0
+        surface.append((rays.origins + outputs["depth"] * rays.directions)[shown])
+    away = nearest_distances(torch.tensor(points).float(), torch.cat(surface))
+    assert float(away.median()) < 0.04
+    assert np.abs(np.linalg.norm(normals, axis=1) - 1.0).max() < 1e-3
+    assert 0.0 <= colours.min() and colours.std() > 0.05
+
+
+def test_single_rays_are_the_teachers_where_the_student_has_no_volume(make_config, nerfacto_run, tmp_path, capsys):
+    settings = {"teacher_load_config": nerfacto_run, "distill_steps": 2, "finetune_steps": 0}
+    config = make_config(tmp_path, **settings)
+    config.pipeline.model.volume_rays = 0
+    pipeline, _ = open_run(train(config))
+    capsys.readouterr()
+    with torch.no_grad():
+        assert float(geometry_of(pipeline).norm(dim=-1).median()) < 1.25
+        camera = pipeline.datamanager.train_dataset.cameras[0:1]
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+        outputs = pipeline.model.get_outputs_for_camera_ray_bundle(rays)  # as ns-export tsdf does
+        expected = pipeline.model.render_teacher(camera)
+    torch.testing.assert_close(outputs["depth"], expected["depth"])
+    assert capsys.readouterr().out.strip() == "Single rays show the teacher: the student has no volume"
     splats: Any = object.__new__(SplatTeacher)
-    pipeline.model._loaded_teacher = (splats,)
-    with pytest.raises(UserError, match="The teacher is made of splats, which are seen by cameras"):
-        geometry_of(pipeline)
+    for teachers, told in (((), "this student knows nothing of single rays"), ((splats,), "is made of splats, which")):
+        pipeline.model._loaded_teacher = teachers
+        with pytest.raises(UserError, match=told):
+            geometry_of(pipeline)
+
+
+def test_single_rays_are_the_teachers_until_the_student_has_begun(finished_run, capsys):
+    pipeline, _ = open_run(finished_run)
+    student, rays = pipeline.model.student, pipeline.datamanager.next_train(0)[0]
+    student.capture.record(depth_known=torch.tensor(False))
+    capsys.readouterr()
+    with torch.no_grad():
+        torch.testing.assert_close(pipeline.model(rays)["depth"], pipeline.model.teacher(rays)["depth"])
+    assert capsys.readouterr().out == "Single rays show the teacher: the student has not begun\n"
 
 
 def test_no_way_between_cameras_is_one_line_where_one_photo_is_held_out(make_config, tmp_path):
