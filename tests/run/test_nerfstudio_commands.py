@@ -120,8 +120,8 @@ def nearest_distances(points, surface):
 
 
 def test_ns_export_s_cloud_lies_on_what_the_student_s_pictures_show(finished_run, tmp_path, monkeypatch, capsys):
-    """It is asked as on the command line, with nothing but a number; half of its points lie nearer to what a pixel of the
-    student's own pictures shows than a hundredth of the cameras' distance, which is 4."""
+    """It is asked as on the command line, with nothing but a number; half of its points lie nearer to what a pixel of
+    the student's own pictures shows than a hundredth of the cameras' distance, which is 4."""
     from nerfstudio.scripts import exporter
 
     monkeypatch.setattr(render_module, "rays_of_teacher", None)

@@ -85,8 +85,8 @@ def test_each_answer_of_a_worker_is_for_its_question(browser, served):
         const engine = await WasmEngine.create(document.createElement('canvas'), model);
         const ask = (view) => engine.hands[0].ask(
             { kind: 'strip', view, pose, intrinsics: [70, 72, 31, 20], first: 0, count: 2, floats: false });
-        const answers = [views[0], null, views[2]].map((view) => ask(view).then((answer) => answer.length, () => 0));
-        return Promise.all(answers);
+        const length = (view) => ask(view).then(({ pixels }) => pixels.length, () => 0);
+        return Promise.all([views[0], null, views[2]].map(length));
     })()""",
         10,
     )

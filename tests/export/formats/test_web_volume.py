@@ -81,7 +81,7 @@ COUNT = """(async () => {
   const volume = new Volume(manifest, network, memory, weights.length);
   volume.fill();
   const view = manifest.views[0], { fx, fy, cx, cy } = view.intrinsics;
-  const layout = volume.layout(view, volume.end);
+  const layout = volume.layout(view, volume.end, view.rows);
   volume.composite({ ...exports, look_up }, layout, view, POSE, [fx, fy, cx, cy], 0, view.rows, layout.end);
   return found;
 })()"""

@@ -21,7 +21,7 @@ from mobiler2l_ns.export.graph import Graph, PoseToImage
 NETWORK = "network.json"
 WEIGHTS = "weights.bin"
 SERVICE_WORKER = "sw.js"
-OF_VOLUMES = ("volume.js", "volume.wgsl", "volume_shaders.js")
+OF_VOLUMES = ("place.js", "surfaces.js", "volume.js", "volume.wgsl", "volume_shaders.js")
 """Files of the page that students without a volume do not need."""
 
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mobiler2l_ns.export.formats.web.network import NetworkLayers
-from mobiler2l_ns.export.formats.web.volume_kernels import EMPTY, Level, VolumeShape
+from mobiler2l_ns.export.formats.web.volume_kernels import EMPTY, NOWHERE, Level, VolumeShape
 from mobiler2l_ns.export.volume_graph import VolumeGraph
 from mobiler2l_ns.student.proposals import FAINT, SOLID
+from mobiler2l_ns.student.renderer import SOLID as SHOWN
 from mobiler2l_ns.student.volume import STEEPEST
 
 
@@ -77,6 +78,8 @@ def add_volume(
         "solid": SOLID,
         "steepest": STEEPEST,
         "empty": EMPTY,
+        "shown": SHOWN,
+        "nowhere": NOWHERE,
     }
     shape = VolumeShape(
         contracted=volume.points.contracted,

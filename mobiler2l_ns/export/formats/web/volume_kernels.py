@@ -9,10 +9,11 @@ Placed points are rows, too, ``stride`` bytes apart: the places t, the optical d
     look_up(rays, stride, placed, placed_stride, columns, count, features, optical, active) -> how many fours
         What the planes hold at the points of fine rays. columns: for each, how many bytes from placed its coarse ray
         lies. Fours of rays along which nothing is stopped are left out: active lists where the others begin, in bytes;
-        features and optical (four numbers for each point) hold only those.
-    composite(values, optical, active, fours, out, end, scratch)
+        features and optical (of each point four optical depths, then four places t) hold only those.
+    composite(values, optical, active, fours, out, end, scratch, surfaces)
         What is seen along fine rays, of which out is the first and end lies behind the last. values: features, then the
-        density's logarithm, in eights; scratch: four numbers for each point.
+        density's logarithm, in eights; scratch: four numbers for each point; surfaces: of each ray the mean place t of
+        what is seen, and from NOWHERE / 2 on where that is too little.
 
 Points of features and values are ordered by fours of rays, then from front to back, then by rays.
 """
@@ -65,11 +66,14 @@ from mobiler2l_ns.export.formats.web.instructions import (
     while_,
 )
 from mobiler2l_ns.student.proposals import FAINT, SOLID
+from mobiler2l_ns.student.renderer import SOLID as SHOWN
 from mobiler2l_ns.student.volume import STEEPEST
 
 EMPTY = 1e-6
 """Light that the proposals may stop along a ray that counts as empty: were its points as dense as they can be, all it
 shows would be a share of 4e-4."""
+NOWHERE = 1e9
+"""Added to the place of what is seen of less than SHOWN."""
 ALONG = ((0, 1), (0, 2), (1, 2))
 """Axes of the planes: across and down."""
 
@@ -278,7 +282,8 @@ def _look_up(shape: VolumeShape, fused: bool) -> Function:
         features, number(16 * shape.looked_up)
     )
     further = [plus(get(ray), times(get(placed_stride), number(shape.points))) for ray in coarse]
-    point += store(get(optical), gather(further)) + grow(optical, number(16)) + onwards(coarse)
+    point += store(get(optical), gather(further)) + store(get(optical), get(t), 16)
+    point += grow(optical, number(32)) + onwards(coarse)
     todo = function.integer()
     work = store_int(get(active), get(at)) + grow(active, number(4)) + grow(found, number(1))
     work += four.take(plus(get(rays), get(at)), stride) + put(todo, number(shape.points))
@@ -294,10 +299,10 @@ def _look_up(shape: VolumeShape, fused: bool) -> Function:
 
 
 def _composite(shape: VolumeShape, fused: bool) -> Function:
-    function = Function(7)
-    values, optical, active, fours, out, end, scratch = range(7)
+    function = Function(8)
+    values, optical, active, fours, out, end, scratch, surfaces = range(8)
     todo, weights, to, point = function.integers(4)
-    passing, density, seen, factor, whole, rest = function.vectors(6)
+    passing, density, seen, factor, whole, rest, place = function.vectors(7)
     quads = shape.composited // 4
     total = function.vectors(quads)
     multiplied = fma(fused)
@@ -306,12 +311,17 @@ def _composite(shape: VolumeShape, fused: bool) -> Function:
     limited = minimum(maximum(logarithms, floats(-STEEPEST)), floats(STEEPEST))
     weigh = put(density, mul(load(get(optical)), exponential(limited, whole, rest)))
     weigh += put(seen, exponential(sub(floats(0.0), get(density)), whole, rest))
-    weigh += store(get(weights), mul(get(passing), sub(floats(1.0), get(seen))))
+    weigh += put(factor, mul(get(passing), sub(floats(1.0), get(seen)))) + store(get(weights), get(factor))
+    weigh += put(place, multiplied(get(factor), load(get(optical), 16), get(place)))
     weigh += put(passing, mul(get(passing), get(seen)))
-    weigh += grow(weights, number(16)) + grow(optical, number(16)) + grow(point, number(row))
+    weigh += grow(weights, number(16)) + grow(optical, number(32)) + grow(point, number(row))
     finish = plus(get(scratch), number(16 * shape.points))
     code = put(weights, get(scratch)) + put(point, get(values)) + put(passing, floats(1.0))
-    code += while_(less(get(weights), finish), weigh)
+    code += put(place, floats(0.0)) + while_(less(get(weights), finish), weigh)
+    code += put(factor, sub(floats(1.0), get(passing)))
+    mean = div(get(place), maximum(get(factor), floats(EMPTY)))
+    beyond = bits_and(floats(NOWHERE), greater(floats(SHOWN), get(factor)))
+    code += store(plus(get(surfaces), load_int(get(active))), add(mean, beyond))
     # The accumulation is a feature that is 1 everywhere; it lies where the density's logarithm is.
     one = shape.features % 4
     kept = integers(*(0 if lane >= one else 0xFFFFFFFF for lane in range(4)))

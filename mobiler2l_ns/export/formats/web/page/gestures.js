@@ -1,13 +1,14 @@
 // Fingers, mouse and wheel become: drag, two-finger move, pinch, twist.
 
 const FRICTION = 0.28; // seconds in which inertia falls to a third
+const STILL = 8, SOON = 500; // CSS pixels that a tap may wander, milliseconds that it may last
 const FASTEST = 1200; // CSS pixels a second that are left after lifting the finger
 
-// handlers: drag(dx, dy), move(dx, dy), pinch(factor), twist(radians), in CSS pixels; begin(), end(); glides(): whether
-// a drag has inertia.
+// handlers: drag(dx, dy), move(dx, dy), pinch(factor), twist(radians), in CSS pixels; begin(), end(); tap(x, y), where on
+// the page, after its end(); glides(): whether a drag has inertia.
 export function listen(element, handlers) {
   const fingers = new Map();
-  let speed = [0, 0], last = 0, gliding = 0, secondary = false;
+  let speed = [0, 0], last = 0, gliding = 0, secondary = false, tap = null;
 
   const glide = (before) => (now) => {
     const seconds = Math.min(0.05, (now - before) / 1000);
@@ -29,6 +30,7 @@ export function listen(element, handlers) {
     secondary = event.button > 0 || event.shiftKey;
     speed = [0, 0];
     last = event.timeStamp;
+    tap = fingers.size > 1 || secondary ? null : { x: event.clientX, y: event.clientY, since: event.timeStamp };
     handlers.begin();
   });
 
@@ -36,6 +38,7 @@ export function listen(element, handlers) {
     const before = fingers.get(event.pointerId);
     if (!before) return;
     const now = [event.clientX, event.clientY];
+    if (tap && Math.hypot(now[0] - tap.x, now[1] - tap.y) > STILL) tap = null;
     const [dx, dy] = [now[0] - before[0], now[1] - before[1]];
     fingers.set(event.pointerId, now);
     if (fingers.size === 1) {
@@ -64,6 +67,8 @@ export function listen(element, handlers) {
     speed = speed.map((value) => value * Math.min(1, FASTEST / fast));
     if (handlers.glides() && !secondary && !still && fast > 60) gliding = requestAnimationFrame(glide(performance.now()));
     else handlers.end();
+    if (tap && event.type === "pointerup" && event.timeStamp - tap.since < SOON) handlers.tap(tap.x, tap.y);
+    tap = null;
   };
   element.addEventListener("pointerup", lift);
   element.addEventListener("pointercancel", lift);

@@ -2,53 +2,34 @@
 
 import { benchSeconds, measureDevice } from "./bench.js";
 import { cameraOf } from "./camera.js";
+import { createEngine, exactPicture } from "./engines.js";
 import { listen } from "./gestures.js";
+import { download, explain, fadeHint, note, say, showHint, showTime } from "./messages.js";
 import { loadModel } from "./model.js";
 import { film, filmType, Path } from "./tour.js";
-import { TryOn } from "./tryon.js";
-import { WasmEngine } from "./wasm.js";
-import { WebGPUEngine } from "./webgpu.js";
+import { TryOn, TryOnButton } from "./tryon.js";
 
 const element = (id) => document.getElementById(id);
-const [stage, message, hint, readout] = ["stage", "message", "hint", "readout"].map(element);
+const [stage, balls] = ["stage", "balls"].map(element);
 const options = new URLSearchParams(location.search);
 const asked = options.get("engine"); // wasm or webgpu
 const budget = Number(options.get("budget") ?? 33); // milliseconds of a frame while the camera moves
 const tryOn = new TryOn(element("camera"));
+const tryOnButton = new TryOnButton(element("ar"), tryOn, fit, (text) => note(text, () => failure));
 const SOON = 30000; // milliseconds; a GPU that is lost again within them is left alone
 
-let model, engine, orbit, views, moving = false, msOfAPixel = 0;
+let model, engine, orbit, views, placed = null, moving = false, msOfAPixel = 0;
 let wanted = false, drawing = null, failure = null, recovering = null, lostAt = -Infinity;
 let posed = null, playing = null, filming = null, held = 0, settling = null; // an exact pose that is shown; a path, since when
 let firstFrame = 0, frameTime = 0; // milliseconds: until the first frame is there; of the last frame
 
-function say(text, isError = false) {
-  message.textContent = text;
-  message.hidden = !text;
-  message.classList.toggle("error", isError);
-}
-
 const numbers = ({ fx, fy, cx, cy }) => [fx, fy, cx, cy];
 
-function explain(error) {
-  readout.title = `Time of the last frame; not by WebGPU: ${error.message}`;
-}
-
-// Each engine gets a canvas of its own, which keeps the kind of its first context. The old one stays until it works.
+// The old engine's canvas stays until the new one works.
 async function startEngine(withGPU = asked !== "wasm") {
-  const canvas = () => element("view").cloneNode();
-  let started;
-  if (withGPU) {
-    try {
-      const [view] = views, first = [view, orbit.pose(), numbers(view.intrinsics)];
-      started = await WebGPUEngine.create(canvas(), model, first, asked === "webgpu");
-      started.lost.then((error) => recover(started, error));
-    } catch (error) {
-      if (asked === "webgpu") throw error;
-      explain(error);
-    }
-  }
-  started ??= await WasmEngine.create(canvas(), model);
+  const [view] = views, first = [view, orbit.pose(), numbers(view.intrinsics)];
+  const started = await createEngine(() => element("view").cloneNode(), model, first, asked, withGPU);
+  started.lost?.then((error) => recover(started, error));
   engine = started;
   element("view").replaceWith(engine.canvas);
   fit();
@@ -87,9 +68,17 @@ function currentView() {
 function fit() {
   const canvas = element("view"), [{ width, height }] = views;
   const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height);
-  canvas.style.width = `${width * scale}px`;
-  canvas.style.height = `${height * scale}px`;
-  tryOn.style(canvas);
+  for (const { style } of [canvas, balls]) {
+    style.width = `${width * scale}px`;
+    style.height = `${height * scale}px`;
+  }
+  move();
+}
+
+// Where the picture is on the stage.
+function move() {
+  tryOn.style(element("view"));
+  tryOn.style(balls);
 }
 
 function fail(error) {
@@ -111,13 +100,14 @@ async function drawFrame() {
   // A large picture is not worth waiting for once the camera moves.
   const giveUp = () => wanted && currentView() !== view;
   if (!await engine.draw(view, pose, numbers(view.intrinsics), giveUp)) return;
+  await placed?.drawn(engine, view, pose, numbers(view.intrinsics));
   if (failure || !firstFrame) say("");
   failure = null;
   firstFrame ||= performance.now();
   const ms = frameTime = performance.now() - began;
   msOfAPixel = ms / view.width / view.height;
   if (playing) wanted = true;
-  readout.textContent = `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms · ${view.width} × ${view.height}\n${engine.name}`;
+  showTime(ms, view, engine);
 }
 
 // Draw soon; while a frame is being drawn, the newest camera waits for the next one.
@@ -191,7 +181,7 @@ function play() {
   playing = { path: new Path(model.manifest.poses.turntable), began: performance.now() };
   moving = true;
   element("play").textContent = "Pause";
-  hint.classList.add("gone");
+  fadeHint();
   link("turntable");
   draw();
 }
@@ -221,7 +211,7 @@ const handlers = {
   begin() {
     grasp();
     moving = true;
-    hint.classList.add("gone");
+    fadeHint();
   },
   end() {
     settle();
@@ -229,7 +219,7 @@ const handlers = {
   drag(dx, dy) {
     if (tryOn.on) {
       tryOn.place(dx, dy);
-      return tryOn.style(element("view"));
+      return move();
     }
     orbit.turn(3 * perSide(dx), 3 * perSide(dy));
     draw();
@@ -245,10 +235,15 @@ const handlers = {
   pinch(factor) {
     if (tryOn.on) {
       tryOn.resize(factor);
-      return tryOn.style(element("view"));
+      return move();
     }
     orbit.zoom(factor);
     draw();
+  },
+  async tap(x, y) {
+    if (!placed?.on) return;
+    await idle();
+    await placed.tap(x, y, element("view").getBoundingClientRect()).catch((error) => note(error.message, () => failure));
   },
   twist(angle) {
     if (!tryOn.on) return;
@@ -257,42 +252,10 @@ const handlers = {
   },
 };
 
-// For a while; then what else is wrong.
-function note(text) {
-  say(text, true);
-  setTimeout(() => say(failure?.message ?? "", Boolean(failure)), 5000);
-}
-
-function showTryOn() {
-  const button = element("ar");
-  button.setAttribute("aria-pressed", String(tryOn.on));
-  button.textContent = tryOn.on ? "Leave AR" : "AR";
-  showHint(tryOn.on ? "Drag to place · pinch to scale · twist to turn" : "");
-  fit();
-}
-
-function leaveTryOn(why = "") {
-  tryOn.stop();
-  showTryOn();
-  if (why) note(why);
-}
-
-async function toggleTryOn() {
-  if (tryOn.on) return leaveTryOn();
-  const button = element("ar");
-  button.disabled = true;
-  try {
-    await tryOn.start(() => leaveTryOn("The camera has stopped."));
-    showTryOn();
-  } catch (error) {
-    note(`No camera: ${error.message}`);
-  }
-  button.disabled = false;
-}
-
-function resumeTryOn() {
-  if (document.hidden || !tryOn.on) return;
-  tryOn.play().catch((error) => leaveTryOn(`The camera has stopped: ${error.message}`));
+// The picture and what is placed there, as a canvas.
+async function snapshot() {
+  const picture = await engine.snapshot();
+  return placed ? placed.over(picture) : picture;
 }
 
 // What is on the stage, as a canvas.
@@ -300,16 +263,8 @@ async function compose() {
   stopPlaying();
   draw();
   await idle();
-  const picture = await engine.snapshot();
+  const picture = await snapshot();
   return tryOn.on ? tryOn.compose(picture, element("view"), stage) : picture;
-}
-
-function download(blob, name) {
-  const anchor = document.createElement("a");
-  anchor.href = URL.createObjectURL(blob);
-  anchor.download = name;
-  anchor.click();
-  setTimeout(() => URL.revokeObjectURL(anchor.href), 10000);
 }
 
 async function save() {
@@ -338,22 +293,16 @@ async function saveFilm() {
         draw();
         await idle();
         if (failure) throw failure;
-        return engine.snapshot();
+        return snapshot();
       },
     });
     if (blob) download(blob, `turntable.${type.startsWith("video/mp4") ? "mp4" : "webm"}`);
   } catch (error) {
-    note(`No video: ${error.message}`);
+    note(`No video: ${error.message}`, () => failure);
   }
   filming = null;
   element("video").textContent = "Video";
   showHint("");
-}
-
-function showHint(text) {
-  hint.textContent = text;
-  hint.hidden = !text;
-  hint.classList.remove("gone");
 }
 
 // Beside the page, also while its files come from another folder, as they do offline.
@@ -394,6 +343,10 @@ async function start() {
   orbit = cameraOf(manifest);
   say("Starting");
   const seconds = benchSeconds(options);
+  if (network.volume && !seconds) {
+    const { Placed } = await import("./place.js");
+    placed = new Placed(balls, model, element("place"));
+  }
   await startEngine();
   draw();
   await idle();
@@ -401,31 +354,21 @@ async function start() {
   if (seconds) return void (benchmark = await measureDevice({ model, views, orbit, asked, seconds, say }));
   offerPoses(manifest.poses);
   element("ar").hidden = !network.alpha;
+  element("place").hidden = !placed;
   document.querySelector("nav").hidden = false;
   const touch = matchMedia("(pointer: coarse)").matches;
   showHint(touch ? "Drag to turn · pinch to zoom · two fingers to move" : "Drag to turn · scroll to zoom · right button to move");
   listen(stage, handlers);
   new ResizeObserver(fit).observe(stage);
   element("reset").addEventListener("click", reset);
-  element("ar").addEventListener("click", toggleTryOn);
   element("save").addEventListener("click", save);
-  document.addEventListener("visibilitychange", resumeTryOn);
   if (!asked) keepOffline().catch(() => {});
 }
 
-// A view's picture as 16-bit numbers (height, width, channels), in base64: what the export is proven with.
 async function picture(name, pose, intrinsics) {
   const view = views.find((candidate) => candidate.function === name);
   await idle();
-  const values = await engine.picture(view, pose, intrinsics);
-  const rounded = Uint16Array.from(values, (value) => Math.round(65535 * value));
-  const url = await new Promise((resolve) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.readAsDataURL(new Blob([rounded]));
-  });
-  const { height, width } = view;
-  return { data: url.slice(url.indexOf(",") + 1), height, width, channels: values.length / height / width };
+  return exactPicture(engine, view, pose, intrinsics);
 }
 
 let benchmark = null;
@@ -438,6 +381,7 @@ window.mobiler2l = {
   picture,
   compose,
   tryOn,
+  placed: () => placed,
   engine: () => engine.name,
   firstFrame: () => firstFrame,
   frameTime: () => frameTime,

@@ -1,3 +1,5 @@
+import { showHint } from "./messages.js";
+
 // Try-on: the object over the camera's picture. One finger places it, a pinch scales it, a twist turns it.
 
 export class TryOn {
@@ -71,5 +73,45 @@ export class TryOn {
     context.imageSmoothingQuality = "high";
     context.drawImage(picture, box.x - frame.x, box.y - frame.y, box.width, box.height);
     return out;
+  }
+}
+
+// The button that begins and ends it. changed: called when the stage has another look; note: says what is wrong.
+export class TryOnButton {
+  constructor(button, tryOn, changed, note) {
+    Object.assign(this, { button, tryOn, changed, note });
+    button.addEventListener("click", () => this.toggle());
+    document.addEventListener("visibilitychange", () => this.resume());
+  }
+
+  show() {
+    const { button, tryOn: { on } } = this;
+    button.setAttribute("aria-pressed", String(on));
+    button.textContent = on ? "Leave AR" : "AR";
+    showHint(on ? "Drag to place · pinch to scale · twist to turn" : "");
+    this.changed();
+  }
+
+  leave(why = "") {
+    this.tryOn.stop();
+    this.show();
+    if (why) this.note(why);
+  }
+
+  async toggle() {
+    if (this.tryOn.on) return this.leave();
+    this.button.disabled = true;
+    try {
+      await this.tryOn.start(() => this.leave("The camera has stopped."));
+      this.show();
+    } catch (error) {
+      this.note(`No camera: ${error.message}`);
+    }
+    this.button.disabled = false;
+  }
+
+  resume() {
+    if (document.hidden || !this.tryOn.on) return;
+    this.tryOn.play().catch((error) => this.leave(`The camera has stopped: ${error.message}`));
   }
 }

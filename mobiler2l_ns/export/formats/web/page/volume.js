@@ -23,7 +23,7 @@ export class Volume {
     this.hidden = this.features + 4 * points * hidden.inputs;
     this.values = this.hidden + 4 * points * hidden.outputs;
     this.optical = this.values + 4 * points * values.outputs;
-    this.active = this.optical + 4 * points;
+    this.active = this.optical + 8 * points;
     this.end = this.active + SEGMENT;
   }
 
@@ -48,15 +48,16 @@ export class Volume {
     }
   }
 
-  // Addresses for rows of a view, and where they end.
-  layout(view, from) {
+  // Addresses for rows of rays of a view, and where they end.
+  layout(view, from, count) {
     const { rays, points, density_rays } = this.volume;
     const coarse = density_rays[view.function], block = rays / coarse;
     const coarseStride = 4 * four(view.columns * coarse), fineStride = 4 * four(view.columns * rays);
     const placed = from + 6 * coarseStride, fine = placed + (2 * points + 1) * coarseStride;
     const columns = fine + 6 * fineStride;
-    const rows = { coarse, block, coarseStride, fineStride, placed, fine, columns, rays: from };
-    return { rows, end: columns + fineStride };
+    const surfaces = columns + fineStride;
+    const rows = { coarse, block, coarseStride, fineStride, placed, fine, columns, surfaces, rays: from };
+    return { rows, end: surfaces + count * rays * fineStride };
   }
 
   // Composite the rows of rays from first on into out, an address.
@@ -69,6 +70,7 @@ export class Volume {
     for (let i = 0; i < columns.length; i++) columns[i] = 4 * Math.floor(Math.min(i, across - 1) / at.block);
     const coarse = floats(at.rays, at.coarseStride).fill(0), fine = floats(at.fine, at.fineStride).fill(0);
     new Float32Array(buffer, out, rows * rays * across * channels).fill(0);
+    new Float32Array(buffer, at.surfaces, rows * rays * at.fineStride / 4).fill(volume.nowhere);
     const towards = [manifest, pose, intrinsics], begin = first * rays;
     for (let row = 0; row < rows * rays; row++) {
       if (row % at.block === 0) {
@@ -88,9 +90,21 @@ export class Volume {
         kernels.activate(this.hidden, looked * hidden.outputs, RELU);
         this.map(kernels, values, this.hidden, this.values, looked);
         const to = out + (row * across + left) * channels * 4;
-        kernels.composite(this.values, this.optical, this.active, found, to, end, this.scratch);
+        const surfaces = at.surfaces + row * at.fineStride + 4 * left;
+        kernels.composite(this.values, this.optical, this.active, found, to, end, this.scratch, surfaces);
       }
     }
+  }
+
+  // Of each fine ray of some of those rows of rays, the place of what is seen.
+  surfaces({ rows: at }, view, first, rows) {
+    const { rays } = this.volume, across = view.columns * rays;
+    const out = new Float32Array(rows * rays * across);
+    for (let row = 0; row < rows * rays; row++) {
+      const from = at.surfaces + (first * rays + row) * at.fineStride;
+      out.set(new Float32Array(this.memory.buffer, from, across), row * across);
+    }
+    return out;
   }
 
   map(kernels, { inputs, outputs, weights, bias }, from, to, points) {

@@ -8,6 +8,7 @@ struct Grid { columns: u32, rows: u32, rays: u32, block: u32 } // of coarse rays
 @group(0) @binding(12) var<storage, read> edges: array<f32>;
 @group(0) @binding(13) var<storage, read_write> placed: array<f32>; // of each coarse ray: POINTS places, optical depths
 @group(0) @binding(14) var<storage, read> points: array<f32>;       // the same
+@group(0) @binding(15) var<storage, read_write> surfaces: array<f32>; // of each fine ray: the place of what is seen
 
 // In units of the box.
 fn boxed(ray: Chord, t: f32) -> vec3f {
@@ -121,7 +122,7 @@ fn values_at(place: vec3f) -> array<vec4<h>, VALUES> {
   return values;
 }
 
-// Features and accumulation of one fine ray.
+// Features, accumulation and surface of one fine ray.
 @compute @workgroup_size(64)
 fn composite(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let index = id.y * groups.x * 64u + id.x;
@@ -131,17 +132,23 @@ fn composite(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) 
   let coarse = at / grid.block;
   let begin = (coarse.y * grid.columns + coarse.x) * 2u * POINTS;
   var seen = array<vec4f, VALUES>();
+  var surface = NOWHERE;
   if (points[begin + POINTS] >= 0.0) {
     let ray = chord((vec2f(at) + 0.5) * (camera.settings.x / f32(grid.rays * grid.block)));
     var passing = 1.0;
+    var place = 0.0;
     for (var k = 0u; k < POINTS; k += 1u) {
       var values = values_at(boxed(ray, points[begin + k]));
       let steep = clamp(f32(values[FEATURES / 4u][FEATURES % 4u]), -STEEPEST, STEEPEST);
       let passed = exp(-points[begin + POINTS + k] * exp(steep));
       values[FEATURES / 4u][FEATURES % 4u] = h(1.0); // what is composited of this is the accumulation
-      for (var i = 0u; i < VALUES; i += 1u) { seen[i] += passing * (1.0 - passed) * vec4f(values[i]); }
+      let weight = passing * (1.0 - passed);
+      for (var i = 0u; i < VALUES; i += 1u) { seen[i] += weight * vec4f(values[i]); }
+      place += weight * points[begin + k];
       passing *= passed;
     }
+    if (1.0 - passing >= SHOWN) { surface = place / (1.0 - passing); }
   }
+  surfaces[index] = surface;
   for (var i = 0u; i < VALUES; i += 1u) { target_[index * VALUES + i] = vec4<h>(seen[i]); }
 }

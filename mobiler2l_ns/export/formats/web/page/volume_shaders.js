@@ -19,7 +19,10 @@ function constants({ edges, points, density, scales, shifts, channels, levels, h
     VALUES_WEIGHTS: values.weights / 4,
     VALUES_BIAS: values.bias / 4,
   };
-  const parts = { FAINT: volume.faint, SOLID: volume.solid, STEEPEST: volume.steepest, EMPTY: volume.empty };
+  const parts = {
+    FAINT: volume.faint, SOLID: volume.solid, STEEPEST: volume.steepest, EMPTY: volume.empty, SHOWN: volume.shown,
+    NOWHERE: volume.nowhere,
+  };
   const each = (numbers) => numbers.map((number) => `${number}u`).join(", ");
   return [
     ...Object.entries(whole).map(([name, number]) => `const ${name} = ${number}u;`),
@@ -44,15 +47,17 @@ export class VolumeShaders {
     return Object.assign(new VolumeShaders(), { engine, volume, place, composite, edges });
   }
 
-  // For pictures of a size; spread: a number of workgroups along two axes.
+  // For pictures of a size, and where they leave the surfaces; spread: a number of workgroups along two axes.
   steps(view, target, spread) {
     const { engine, volume, place, composite, edges } = this, { camera, weights, device } = engine;
     const rays = volume.density_rays[view.function], block = volume.rays / rays;
     const [columns, rows] = [view.columns * rays, view.rows * rays];
     const grid = engine.filled(new Uint32Array([columns, rows, rays, block]), GPUBufferUsage.UNIFORM);
     const points = device.createBuffer({ size: 8 * volume.points * columns * rows, usage: GPUBufferUsage.STORAGE });
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC;
+    const surfaces = device.createBuffer({ size: 4 * columns * rows * block * block, usage });
     const groups = (count) => [...spread(Math.ceil(count / 64)), 1];
-    return [
+    const steps = [
       {
         pipeline: place,
         group: engine.group(place, { 0: camera, 10: grid, 11: weights, 12: edges, 13: points }),
@@ -60,9 +65,10 @@ export class VolumeShaders {
       },
       {
         pipeline: composite,
-        group: engine.group(composite, { 0: camera, 5: weights, 7: target, 10: grid, 14: points }),
+        group: engine.group(composite, { 0: camera, 5: weights, 7: target, 10: grid, 14: points, 15: surfaces }),
         groups: groups(columns * rows * block * block),
       },
     ];
+    return { steps, surfaces };
   }
 }

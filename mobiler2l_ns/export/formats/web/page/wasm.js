@@ -54,7 +54,7 @@ export class WasmEngine {
     return engine;
   }
 
-  // The picture in strips from top to bottom; null where it was given up on the way.
+  // The picture in strips from top to bottom, pixels and surfaces; null where it was given up on the way.
   async strips(view, pose, intrinsics, floats, giveUp = () => false) {
     const perRow = bytesOfARay(this.network) * view.columns;
     const most = Math.max(1, Math.floor(STRIP_BYTES / perRow));
@@ -75,7 +75,7 @@ export class WasmEngine {
     } finally {
       next = view.rows; // what failed is not gone on with
     }
-    return givenUp ? null : parts.sort(([a], [b]) => a - b).map(([, pixels]) => pixels);
+    return givenUp ? null : parts.sort(([a], [b]) => a - b).map(([, part]) => part);
   }
 
   // Whether the picture was drawn; giveUp() is asked on the way.
@@ -87,9 +87,10 @@ export class WasmEngine {
       canvas.width = view.width;
       canvas.height = view.height;
     }
+    this.shown = { view, parts };
     let y = 0;
-    for (const part of parts) {
-      const image = new ImageData(part, view.width);
+    for (const { pixels } of parts) {
+      const image = new ImageData(pixels, view.width);
       this.context.putImageData(image, 0, y);
       y += image.height;
     }
@@ -105,17 +106,27 @@ export class WasmEngine {
     return this.canvas;
   }
 
+  // Where the last picture's surfaces are: for each of the volume's rays its place t; null without a volume.
+  async surfaces() {
+    const { volume } = this.network, { view, parts } = this.shown ?? {};
+    return volume && view ? joined(parts.map(({ surfaces }) => surfaces)) : null;
+  }
+
   // height x width x channels, 0..1
   async picture(view, pose, intrinsics) {
     const parts = await this.strips(view, pose, intrinsics, true);
-    const whole = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-    let at = 0;
-    for (const part of parts) {
-      whole.set(part, at);
-      at += part.length;
-    }
-    return whole;
+    return joined(parts.map(({ pixels }) => pixels));
   }
+}
+
+function joined(parts) {
+  const whole = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
 }
 
 // Bytes of all registers for one ray.

@@ -139,11 +139,14 @@ export class WebGPUEngine {
       group: this.group(pipelines.encode, { 0: this.camera, 1: this.places, 2: registers[0] }),
       groups: [Math.ceil(rays / 64), 3 * this.manifest.num_points + 1, 1],
     }];
+    let surfaces = null;
     const spread = (count) => [Math.min(count, MOST_GROUPS), Math.ceil(count / MOST_GROUPS)];
     for (const operation of network.operations) {
       const [source, target] = [registers[operation.from], registers[operation.to]];
       if (operation.kind === "volume") {
-        steps.push(...this.volume.steps(view, target, spread));
+        const looked = this.volume.steps(view, target, spread);
+        steps.push(...looked.steps);
+        surfaces = looked.surfaces;
         continue;
       }
       const add = operation.add === null ? nothing : registers[operation.add];
@@ -170,7 +173,7 @@ export class WebGPUEngine {
     const picture = registers[network.picture];
     const shape = this.filled(new Uint32Array([view.columns * scale, channels / 4, network.alpha ? 1 : 0, 0]), UNIFORM);
     const show = this.group(pipelines.show, { 8: picture, 9: shape });
-    return { steps, show, picture, size: sizes[network.picture], channels, across: view.columns * scale };
+    return { steps, show, picture, surfaces, size: sizes[network.picture], channels, across: view.columns * scale };
   }
 
   pointCamera(view, pose, intrinsics) {
@@ -255,22 +258,37 @@ export class WebGPUEngine {
     return canvas;
   }
 
-  // height x width x channels, 0..1
-  async picture(view, pose, intrinsics) {
-    const { device } = this, ready = await this.prepare(view);
+  // What a buffer holds after some commands.
+  async read(source, size, encode = () => {}) {
+    const { device } = this;
     const copy = await checked(device, async () => {
-      this.pointCamera(view, pose, intrinsics);
-      const buffer = device.createBuffer({ size: ready.size, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
+      const buffer = device.createBuffer({ size, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
       const encoder = device.createCommandEncoder();
-      this.compute(encoder, ready);
-      encoder.copyBufferToBuffer(ready.picture, 0, buffer, 0, ready.size);
+      encode(encoder);
+      encoder.copyBufferToBuffer(source, 0, buffer, 0, size);
       device.queue.submit([encoder.finish()]);
       await buffer.mapAsync(GPUMapMode.READ);
       return buffer;
     });
-    const mapped = copy.getMappedRange();
-    const values = this.half ? fromHalf(new Uint16Array(mapped)) : new Float32Array(mapped.slice(0));
+    const bytes = copy.getMappedRange().slice(0);
     copy.destroy();
+    return bytes;
+  }
+
+  // Where the last picture's surfaces are: for each of the volume's rays its place t; null without a volume.
+  async surfaces() {
+    const { surfaces } = this.shown?.[0] ?? {};
+    return surfaces ? new Float32Array(await this.read(surfaces, surfaces.size)) : null;
+  }
+
+  // height x width x channels, 0..1
+  async picture(view, pose, intrinsics) {
+    const ready = await this.prepare(view);
+    const bytes = await this.read(ready.picture, ready.size, (encoder) => {
+      this.pointCamera(view, pose, intrinsics);
+      this.compute(encoder, ready);
+    });
+    const values = this.half ? fromHalf(new Uint16Array(bytes)) : new Float32Array(bytes);
     const colours = this.network.alpha ? 4 : 3;
     const out = new Float32Array(view.height * view.width * colours);
     for (let y = 0, to = 0; y < view.height; y++) {

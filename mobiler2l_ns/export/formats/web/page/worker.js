@@ -107,11 +107,12 @@ function halo() {
   return Math.ceil(rows);
 }
 
-// Pixels of the strip: floats as the network gives them, or bytes for a canvas, whose colours are not premultiplied.
+// Pixels of the strip: floats as the network gives them, or bytes for a canvas, whose colours are not premultiplied; and
+// with a volume its surfaces.
 function strip({ view, pose, intrinsics, first, count, floats }) {
   const from = Math.max(0, first - halo()), until = Math.min(view.rows, first + count + halo());
   const rows = until - from, columns = view.columns;
-  const looking = volume?.layout(view, registersAt);
+  const looking = volume?.layout(view, registersAt, rows);
   const places = layout(rows, columns, looking?.end ?? registersAt);
   const [channels] = network.registers[0];
   encode(manifest, view, pose, intrinsics, from, rows, channels, new Float32Array(memory.buffer, places[0], rows * columns * channels));
@@ -142,13 +143,13 @@ function strip({ view, pose, intrinsics, first, count, floats }) {
       }
     }
   }
-  return out;
+  return { pixels: out, surfaces: volume?.surfaces(looking, view, first - from, count) };
 }
 
 onmessage = async ({ data }) => {
   try {
     const answer = data.kind === "start" ? await start(data) : strip(data);
-    postMessage({ id: data.id, answer }, answer ? [answer.buffer] : []);
+    postMessage({ id: data.id, answer }, Object.values(answer ?? {}).filter(Boolean).map(({ buffer }) => buffer));
   } catch (error) {
     postMessage({ id: data.id, error: error.message });
   }
