@@ -36,6 +36,8 @@ MEANING = (
     "d = depth * exp(clamp(values[0], -steepest, steepest)); "
     "weight = exp(-sum of d of the points before) * (1 - exp(-d)); the features are the sums of weight * values[1:] "
     "and at last of the weights; channel f of the ray in row r and column c is features[0, f, r, c]",
+    "surface: where at least half of the light is stopped, a ray meets what it shows at the place that is the sum of "
+    "weight * place over that of the weights: that point, not contracted, tells depth and hides objects",
 )
 
 

