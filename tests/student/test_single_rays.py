@@ -1,7 +1,7 @@
 """Points along single rays lie on what the student's volume holds."""
 
 # A student with a volume is one of a class that may have none.
-# pyright: reportOptionalMemberAccess=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
 
 import pytest
 import torch
