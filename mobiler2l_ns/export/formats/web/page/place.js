@@ -23,7 +23,7 @@ export class Placed {
   toggle() {
     this.on = !this.on;
     this.button.setAttribute("aria-pressed", String(this.on));
-    showHint(this.on ? "Tap the scene to place a ball · tap a ball to remove it" : "");
+    showHint(this.on ? "Tap to place a ball · tap a ball to remove it" : "");
   }
 
   // x, y: of the window; box: where the picture is there.
