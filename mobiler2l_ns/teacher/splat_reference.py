@@ -1,7 +1,7 @@
 """A plain renderer of splats for devices that gsplat does not know: the published formulas, a tile at a time.
 
 Projected as by EWA splatting (Zwicker et al. 2001), blended as by 3D Gaussian splatting (Kerbl et al. 2023), with the
-constants of gsplat 1.4, whose pictures these are up to rounding. Nothing here is differentiated.
+constants of gsplat 1.4, whose pictures these are up to rounding. Autograd differentiates them.
 """
 
 from __future__ import annotations
@@ -156,7 +156,6 @@ def blend(
     return sums
 
 
-@torch.no_grad()
 def render(
     cloud: SplatCloud,
     world_to_camera: Float[Tensor, "4 4"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -264,3 +265,21 @@ def test_nerfstudios_camera_and_ours_see_the_same_point():
     seen = world_to_opencv(view.camera_to_worlds[0])[:3] @ torch.cat([point, torch.ones(1)])
     pixel = (view.get_intrinsics_matrices()[0] @ seen)[:2] / seen[2]
     torch.testing.assert_close(pixel, torch.tensor([20.5, 9.5]), atol=1e-3, rtol=0.0)
+
+
+@pytest.mark.parametrize("field", ["means", "quaternions", "scales", "opacities", "sh"])
+def test_its_derivatives_are_those_of_its_pictures(field):
+    splats = cloud(count=20, degree=1)
+    view = world_to_opencv(poses(1)[0])
+    intrinsics = torch.tensor([[FOCAL, 0, 10], [0, FOCAL, 10], [0, 0, 1.0]])
+
+    def brightness(values: Tensor) -> Tensor:
+        return render(replace(splats, **{field: values}), view, intrinsics, 20, 20)[0].double().mean()
+
+    values = getattr(splats, field).clone().requires_grad_()
+    (slope,) = torch.autograd.grad(brightness(values), values)
+    step = 1e-3 * slope / slope.norm()
+    with torch.no_grad():
+        change = float(brightness(values + step) - brightness(values - step)) / 2
+    # What is fainter than the least alpha is cut off, which no derivative knows.
+    assert change == pytest.approx(float((slope * step).sum()), rel=0.1)
