@@ -1,0 +1,65 @@
+"""Grids of other widths show the same view, and what they cost is counted layer by layer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from short_run import load_script
+from small_student import make_student
+
+from mobiler2l_ns.student.cost import measure_cost
+
+grids = load_script("benchmark_grids")
+
+
+def test_at_its_own_width_a_student_shows_what_it_renders():
+    student = make_student(sphere=True)
+    camera = student.training_camera(student.capture.start_pose)
+    assert torch.equal(grids.render_at(student, camera, 60), student.render(camera))
+
+
+@pytest.mark.parametrize("width", [96, 128])
+def test_whatever_the_width_the_camera_keeps_its_field_of_view(width):
+    pitches = []
+
+    def looks_at_directions(origins, directions, pitch):
+        pitches.append(pitch)
+        shown = 0.5 + 0.5 * directions.permute(0, 3, 1, 2)
+        return torch.nn.functional.interpolate(shown, scale_factor=4, mode="bilinear")
+
+    student = make_student()
+    student.capture.record(intrinsics=torch.tensor([120.0, 120.0, 50.0, 30.0]), image_size=torch.tensor([60, 100]))
+    camera = student.training_camera(torch.eye(4)[:3])
+    looks_at_directions.config = SimpleNamespace(stride=4)
+    looks_at_directions.capture = student.capture
+    seen, own = (grids.render_at(looks_at_directions, camera, pixels) for pixels in (width, 100))
+    assert pitches == pytest.approx([100 / width, 1.0])
+    # The picture's last half block is where the pictures of blocks are no longer linear.
+    assert seen.shape == (60, 100, 3) and torch.allclose(seen[4:-4, 4:-4], own[4:-4, 4:-4], atol=1e-3)
+
+
+def test_grids_of_96_100_and_128_columns_are_the_usual_ones():
+    assert grids.default_widths(800, 8) == [768, 800, 1024]
+    assert grids.default_widths(100, 8) == [96, 100, 128]
+    assert [grids.padded(columns) for columns in (96, 100, 128)] == [96, 128, 128]
+
+
+def test_padding_costs_where_a_layers_last_axis_is_no_multiple_of_32(tmp_path, monkeypatch):
+    method = load_script("benchmark_inference").student_of("mobiler2l-fast", 264)
+    file = tmp_path / "grids.json"
+    arguments = ["--methods", "mobiler2l-fast", "--widths", "256", "264", "--runs", "1", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["benchmark_grids", *arguments])
+    grids.main()
+    whole, odd = json.loads(file.read_text())["students"]["mobiler2l-fast"]
+    assert (whole["columns"], whole["columns_padded"], odd["columns"], odd["columns_padded"]) == (32, 32, 33, 64)
+    assert whole["gmac_padded"] == pytest.approx(whole["gmac"])
+    # The network's own: what the volume before it costs is not on the Neural Engine.
+    alone = measure_cost(method.network, 264, 264)
+    assert odd["gmac"] < alone.gmac - alone.lookup_gmac
+    assert odd["gmac"] == pytest.approx(whole["gmac"] * (264 / 256) ** 2)
+    assert odd["gmac"] < odd["gmac_padded"] < odd["gmac"] * 64 / 33
+    assert whole["ms"] > 0
