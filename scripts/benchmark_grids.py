@@ -32,6 +32,8 @@ PADS_TO = 32
 """Values of half precision in the 64 bytes that the Neural Engine aligns the last axis to."""
 SHARES = (0.96, 1.0, 1.28)
 THREADS = 1
+PSEUDO_VIEWS = 100
+"""That a student which is trained here learns from."""
 View = tuple[Any, Tensor]
 """A camera (1,) and its photo (h, w, 3) in 0..1."""
 
@@ -149,7 +151,7 @@ def trained_here(arguments: argparse.Namespace) -> tuple[str, list[View], dict[s
     arguments.widths = arguments.widths or default_widths(200, 8)
     shown = sorted(arguments.widths)[len(arguments.widths) // 2]
     settings = {"oracle": True, "data": None, "teacher": None, "device": "cpu", "photos": 100, "network": "small"}
-    settings |= {"minutes": arguments.minutes, "views": 100, "cpu_clock": True, "cache": arguments.cache}
+    settings |= {"minutes": arguments.minutes, "views": PSEUDO_VIEWS, "cpu_clock": True, "cache": arguments.cache}
     for width in [shown, *(width for width in arguments.widths if width != shown)]:
         race = Race(argparse.Namespace(**settings, resolution=width))
         measured, student = run(race, "default", 0)

@@ -152,6 +152,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": devices.device_name(device),
         "views": len(chosen),
         "split": split,
+        "note": arguments.note,
         "rows": rows,
     }
 
@@ -173,8 +174,8 @@ def table(rows: Sequence[Row]) -> str:
 def page(results: Sequence[dict[str, Any]]) -> str:
     """docs/comparison.md: what was measured, and what is known without measuring."""
     measured = [
-        f"### {result['title']}\n\nMeans over {result['views']} views of the split {result['split']}, on "
-        f"{result['device']}.\n\n{table(result['rows'])}\n"
+        f"### {result['title']}\n\n{result.get('note') or ''}\n\nMeans over {result['views']} views of the split "
+        f"{result['split']}, on {result['device']}.\n\n{table(result['rows'])}\n"
         for result in results
     ] or ["Nothing has been measured on a trained splat yet: on a CPU none can be trained in reasonable time.\n"]
     template = (DOCS / "comparison.template.md").read_text(encoding="utf8")
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=16, help="most test views to measure")
     parser.add_argument("--tool", default=shutil.which(TOOL), help=f"{TOOL}'s program, if it is not on the PATH")
     parser.add_argument("--title", help="of the capture; the experiment's name if not given")
+    parser.add_argument("--note", help="what is to be known of student and splats, for the page")
     parser.add_argument("--json", type=Path, help="file for the result, such as docs/results/comparison_lego.json")
     arguments = parser.parse_args()
     if arguments.load_config is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -63,3 +65,22 @@ def test_padding_costs_where_a_layers_last_axis_is_no_multiple_of_32(tmp_path, m
     assert odd["gmac"] == pytest.approx(whole["gmac"] * (264 / 256) ** 2)
     assert odd["gmac"] < odd["gmac_padded"] < odd["gmac"] * 64 / 33
     assert whole["ms"] > 0
+
+
+def test_students_trained_at_each_width_are_seen_at_each_and_at_one_size(tmp_path, monkeypatch):
+    scene, race, file = load_script("make_demo_scene"), load_script("benchmark_distillation"), tmp_path / "grids.json"
+    few = partial(scene.write_scene, supersample=1)
+    monkeypatch.setattr(scene, "write_scene", lambda folder, size, **_: few(folder, size, train=8, val=1, test=3))
+    monkeypatch.setattr(race, "time", SimpleNamespace(process_time=partial(next, count())))  # a second a step
+    monkeypatch.setattr(race, "MARKS", 1)
+    monkeypatch.setattr(grids, "PSEUDO_VIEWS", 6)
+    widths = [40, 48]
+    arguments = ["--oracle", "--minutes", 0.2, "--runs", 1, "--cache", tmp_path, "--json", file, "--widths", *widths]
+    monkeypatch.setattr(sys, "argv", ["benchmark_grids", *map(str, arguments)])
+    grids.main()
+    result = json.loads(file.read_text())
+    assert result["shown_width"] == 48 and result["views"] == 3
+    assert list(result["students"]) == [f"student of {width} pixels, 12 steps" for width in (48, 40)]
+    for rows in result["students"].values():
+        assert [(row["width"], row["columns"]) for row in rows] == [(40, 5), (48, 6)]
+        assert all(5.0 < row["psnr"] < 40.0 for row in rows)
