@@ -73,6 +73,7 @@ def test_students_trained_at_each_width_are_seen_at_each_and_at_one_size(tmp_pat
     monkeypatch.setattr(scene, "write_scene", lambda folder, size, **_: few(folder, size, train=8, val=1, test=3))
     monkeypatch.setattr(race, "time", SimpleNamespace(process_time=partial(next, count())))  # a second a step
     monkeypatch.setattr(race, "MARKS", 1)
+    monkeypatch.setattr(race, "TEST_POSES", 3)
     monkeypatch.setattr(grids, "PSEUDO_VIEWS", 6)
     widths = [40, 48]
     arguments = ["--oracle", "--minutes", 0.2, "--runs", 1, "--cache", tmp_path, "--json", file, "--widths", *widths]
