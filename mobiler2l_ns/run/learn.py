@@ -101,6 +101,7 @@ class Learn(TrainingPhase):
         named = ""
         if config.cache_dir is not None:
             named = f"{fingerprint(teacher)} {run.model.config.background_color}"
+        run.find_empty_space()
         run.datamanager.fill_pool(named, self.pool_progress(step))
         measure_scene(run)
         given, corrections = run.datamanager.train_poses, run.camera_corrections()

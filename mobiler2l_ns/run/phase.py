@@ -49,6 +49,10 @@ class Run(Protocol):
         """How far the teacher has found each training photo's camera to be from where the capture has it."""
         ...
 
+    def find_empty_space(self) -> None:
+        """Look where the teacher, which learns no more, has nothing to show."""
+        ...
+
     def wrap(self, trained: nn.Module) -> None:
         """Let several devices, if there are several, average the gradients of what is trained."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,11 +43,15 @@ from mobiler2l_ns.student.model import MobileR2LModel, MobileR2LModelConfig
 from mobiler2l_ns.student.pruning import Pruning
 from mobiler2l_ns.teacher import nerfacto
 from mobiler2l_ns.teacher.corrections import corrections_of_photos, learned_corrections
+from mobiler2l_ns.teacher.empty_space import EmptySpace
 from mobiler2l_ns.teacher.loaded import adopted_dataparser, check_teacher, learned_background
 from mobiler2l_ns.teacher.nerfacto import TeacherPreset
 from mobiler2l_ns.teacher.render import rays_of_teacher, render_pseudo_view
 from mobiler2l_ns.teacher.splats import SplatFrame, load_run, load_splats
 from mobiler2l_ns.viewer.panel import Panel
+
+TRIED_VIEWS, TRIED_PIXELS = 4, 64
+"""Pictures that a teacher's empty space is tried on, and how large they are."""
 
 
 @dataclass
@@ -180,6 +185,7 @@ class MobileR2LPipeline(VanillaPipeline):
         self.phase = self.phases[self.plan.at(0)]
         self._entered: TrainingPhase | None = None
         self._photos_of_teacher: list[Path] | None = None
+        self._empty_space: EmptySpace | None = None
         self._optimizers: Optimizers | None = None
         trains = self._trains = test_mode == "val"
         if trains:
@@ -254,10 +260,25 @@ class MobileR2LPipeline(VanillaPipeline):
         capture.record_poses(pose_range(torch.cat([drawn, train]), datamanager.look_at))
         capture.record_fence(measure_fence(train, drawn))
 
-    def _render(self, camera: Cameras) -> dict[str, Tensor]:
-        teacher = self.model.find_teacher()
+    def find_empty_space(self) -> None:
+        """Look where the teacher, which learns no more, has nothing to show: pseudo views leave it out."""
+        teacher, manager = self.model.find_teacher(), self.datamanager
         assert teacher is not None
-        picture = render_pseudo_view(teacher, camera, self.config.model.background)
+        self._empty_space = None
+        poses = manager.train_poses[torch.linspace(0, len(manager.train_poses) - 1, TRIED_VIEWS).long()]
+        cameras = manager.view.at(max(1.0, max(manager.view.covered) / TRIED_PIXELS)).cameras(poses)
+        with CONSOLE.status("Looking for empty space in the teacher"):
+            small = [cameras[place : place + 1] for place in range(len(cameras))]
+            found = self._empty_space = EmptySpace.find(teacher, small, lambda camera: self._render(camera)["picture"])
+        if found is not None:
+            share = 100.0 * found.asked / found.points
+            CONSOLE.print(f"Pseudo views skip empty space: {share:.0f} % of their points are left to be rendered")
+
+    def _render(self, camera: Cameras) -> dict[str, Tensor]:
+        teacher, empty = self.model.find_teacher(), self._empty_space
+        assert teacher is not None
+        with nullcontext() if empty is None else empty.skipped():
+            picture = render_pseudo_view(teacher, camera, self.config.model.background)
         if self.log.now.activity == "preparing":
             # A training step keeps the viewer waiting, and this one renders a whole pool.
             self.panel.give_way()
