@@ -18,6 +18,7 @@ it; a run's teacher is compared with its test photos, too.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -142,9 +143,11 @@ def empty_space_of(scene: Scene) -> Any:
         small = deepcopy(camera)
         small.rescale_output_resolution(min(1.0, 64 / max(int(camera.width), int(camera.height))))
         cameras.append(small)
-    return EmptySpace.find(
-        scene.teacher, cameras, lambda camera: render_pseudo_view(scene.teacher, camera, scene.background)["picture"]
-    )
+
+    def show(camera: Cameras) -> Tensor:
+        return render_pseudo_view(scene.teacher, camera, scene.background)["picture"]
+
+    return EmptySpace.find(scene.teacher, cameras, show, rays=math.inf)
 
 
 def compiled_grids(teacher: Any) -> None:
@@ -228,6 +231,7 @@ def main() -> None:
     known, found = ways(scene.teacher, device), {}
     chosen = [AS_IT_IS, *(name for name in known if name != AS_IT_IS and name in (arguments.ways or known))]
     if EMPTY_SPACE in (arguments.ways or [EMPTY_SPACE]):
+        render_like_photo(scene.teacher, scene.cameras[0], scene.background.rgb)  # grids are compiled
         began = time.process_time()
         empty = empty_space_of(scene)
         if empty is None:

@@ -186,6 +186,7 @@ class MobileR2LPipeline(VanillaPipeline):
         self._entered: TrainingPhase | None = None
         self._photos_of_teacher: list[Path] | None = None
         self._empty_space: EmptySpace | None = None
+        self._knows_empty_space = False
         self._optimizers: Optimizers | None = None
         trains = self._trains = test_mode == "val"
         if trains:
@@ -261,15 +262,20 @@ class MobileR2LPipeline(VanillaPipeline):
         capture.record_fence(measure_fence(train, drawn))
 
     def find_empty_space(self) -> None:
-        """Look where the teacher, which learns no more, has nothing to show: pseudo views leave it out."""
-        teacher, manager = self.model.find_teacher(), self.datamanager
+        """Look where the teacher, which learns no more, has nothing to show: pseudo views leave it out. Once."""
+        if self._knows_empty_space:
+            return
+        self._knows_empty_space = True
+        teacher, manager, background = self.model.find_teacher(), self.datamanager, self.config.model.background
         assert teacher is not None
-        self._empty_space = None
         poses = manager.train_poses[torch.linspace(0, len(manager.train_poses) - 1, TRIED_VIEWS).long()]
-        cameras = manager.view.at(max(1.0, max(manager.view.covered) / TRIED_PIXELS)).cameras(poses)
+        tried = manager.view.at(max(1.0, max(manager.view.covered) / TRIED_PIXELS))
+        cameras = [tried.cameras(pose[None]) for pose in poses]
+        rays = manager.config.pool_views / self.world_size * math.prod(manager.view.covered)
         with CONSOLE.status("Looking for empty space in the teacher"):
-            small = [cameras[place : place + 1] for place in range(len(cameras))]
-            found = self._empty_space = EmptySpace.find(teacher, small, lambda camera: self._render(camera)["picture"])
+            found = self._empty_space = EmptySpace.find(
+                teacher, cameras, lambda camera: render_pseudo_view(teacher, camera, background)["picture"], rays
+            )
         if found is not None:
             share = 100.0 * found.asked / found.points
             CONSOLE.print(f"Pseudo views skip empty space: {share:.0f} % of their points are left to be rendered")

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components.spatial_distortions import SceneContraction
@@ -44,6 +45,8 @@ MOST_ERROR = 0.1
 """Difference of a single pixel's channel: a wire that is lost is only a few pixels."""
 MOST_ASKED = 0.75
 """Share of points that are asked about above which nothing is gained."""
+PAYS_FROM = 10
+"""Times as many points must be rendered as are asked about to find what is empty, or it is not looked for."""
 
 
 @dataclass(frozen=True)
@@ -140,20 +143,29 @@ class EmptySpace:
 
     @classmethod
     def find(
-        cls, teacher: Model, cameras: Sequence[Any], show: Callable[[Any], Float[Tensor, "h w channels"]]
+        cls,
+        teacher: Model,
+        cameras: Sequence[Cameras],
+        show: Callable[[Cameras], Float[Tensor, "h w channels"]],
+        rays: float,
     ) -> EmptySpace | None:
-        """Empty space of a teacher, checked by pictures of it; None where there is too little, it is seen, or the
-        teacher is of another kind.
+        """Empty space of a teacher, checked by pictures of it; None where there is too little, it would be seen, it
+        does not pay, or the teacher is of another kind.
 
         Args:
-            teacher: of any method, in evaluation mode while it is shown.
+            teacher: of any method.
             cameras: of a few small pictures.
             show: renders one of them as the student will see it.
+            rays: that are to be rendered.
         """
         cube = cube_of(teacher)
         if cube is None:
             return None
         assert isinstance(teacher, NerfactoModel)
+        sampler = teacher.proposal_sampler
+        points = rays * (sampler.num_nerf_samples_per_ray + sum(sampler.num_proposal_samples_per_ray))
+        if points < PAYS_FROM * POINTS * CELLS**3:
+            return None
         filled = thickness(teacher, cube)
         with_all = torch.cat([show(camera).flatten() for camera in cameras])
         for limit in LIMITS:
