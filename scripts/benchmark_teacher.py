@@ -138,11 +138,9 @@ def empty_space_of(scene: Scene) -> Any:
     from mobiler2l_ns.teacher.empty_space import EmptySpace
     from mobiler2l_ns.teacher.render import render_pseudo_view
 
-    cameras = []
-    for camera in scene.cameras:
-        small = deepcopy(camera)
-        small.rescale_output_resolution(min(1.0, 64 / max(int(camera.width), int(camera.height))))
-        cameras.append(small)
+    cameras = [deepcopy(camera) for camera in (*scene.cameras, *scene.cameras[::-1])]
+    for camera in cameras:
+        camera.rescale_output_resolution(min(1.0, 96 / max(int(camera.width), int(camera.height))))
 
     def show(camera: Cameras) -> Tensor:
         return render_pseudo_view(scene.teacher, camera, scene.background)["picture"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,10 +15,35 @@ from mobiler2l_ns.run.phase import Losses, Run, TrainingPhase
 from mobiler2l_ns.run.selection import BestStudent, selection_psnr
 from mobiler2l_ns.student.losses import colour_psnr
 from mobiler2l_ns.teacher.corrections import corrected
-from mobiler2l_ns.teacher.render import fingerprint
+from mobiler2l_ns.teacher.empty_space import EmptySpace
+from mobiler2l_ns.teacher.render import fingerprint, render_pseudo_view
 
 SELECTION_CHECKS = 10
 """How often in each phase of the student it is measured on the selection photos."""
+
+TRIED_VIEWS, TRIED_PIXELS = 6, 96
+"""Pictures that a teacher's empty space is tried on, and how large they are."""
+
+
+def find_empty_space(run: Run) -> None:
+    """Look once where the teacher, which learns no more, has nothing to show: pseudo views leave it out."""
+    if run.knows_empty_space:
+        return
+    run.knows_empty_space = True
+    teacher, manager, background = run.model.find_teacher(), run.datamanager, run.model.config.background
+    assert teacher is not None
+    poses = manager.train_poses[torch.linspace(0, len(manager.train_poses) - 1, TRIED_VIEWS).long()]
+    tried = manager.view.at(max(1.0, max(manager.view.covered) / TRIED_PIXELS))
+    cameras = [tried.cameras(pose[None]) for pose in poses]
+    # Each rank looks for itself, and finds the same.
+    rays = manager.config.pool_views / comms.get_world_size() * math.prod(manager.view.covered)
+    with CONSOLE.status("Looking for empty space in the teacher"):
+        found = run.empty_space = EmptySpace.find(
+            teacher, cameras, lambda camera: render_pseudo_view(teacher, camera, background)["picture"], rays
+        )
+    if found is not None:
+        share = 100.0 * found.asked / found.points
+        CONSOLE.print(f"Pseudo views skip empty space: {share:.0f} % of their points are left to be rendered")
 
 
 def measure_scene(run: Run) -> None:
@@ -101,7 +127,7 @@ class Learn(TrainingPhase):
         named = ""
         if config.cache_dir is not None:
             named = f"{fingerprint(teacher)} {run.model.config.background_color}"
-        run.find_empty_space()
+        find_empty_space(run)
         run.datamanager.fill_pool(named, self.pool_progress(step))
         measure_scene(run)
         given, corrections = run.datamanager.train_poses, run.camera_corrections()

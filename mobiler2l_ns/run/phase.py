@@ -18,6 +18,7 @@ from mobiler2l_ns.run.selection import BestStudent
 from mobiler2l_ns.student.growth import Growth
 from mobiler2l_ns.student.model import MobileR2LModel
 from mobiler2l_ns.student.pruning import Pruning
+from mobiler2l_ns.teacher.empty_space import EmptySpace
 
 Rays = RayBundle | LowResRays
 Losses = dict[str, Any]
@@ -34,6 +35,10 @@ class Run(Protocol):
     """None until the trainer has built it."""
     best_student: BestStudent | None
     """None before fine-tuning; part of the checkpoint."""
+    empty_space: EmptySpace | None
+    """What pseudo views leave out; None: nothing."""
+    knows_empty_space: bool
+    """Whether it has been looked for."""
 
     @property
     def model(self) -> MobileR2LModel:
@@ -47,10 +52,6 @@ class Run(Protocol):
 
     def camera_corrections(self) -> Float[Tensor, "n 3 4"] | None:
         """How far the teacher has found each training photo's camera to be from where the capture has it."""
-        ...
-
-    def find_empty_space(self) -> None:
-        """Look where the teacher, which learns no more, has nothing to show."""
         ...
 
     def wrap(self, trained: nn.Module) -> None:

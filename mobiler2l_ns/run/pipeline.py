@@ -50,9 +50,6 @@ from mobiler2l_ns.teacher.render import rays_of_teacher, render_pseudo_view
 from mobiler2l_ns.teacher.splats import SplatFrame, load_run, load_splats
 from mobiler2l_ns.viewer.panel import Panel
 
-TRIED_VIEWS, TRIED_PIXELS = 4, 64
-"""Pictures that a teacher's empty space is tried on, and how large they are."""
-
 
 @dataclass
 class MobileR2LPipelineConfig(VanillaPipelineConfig):
@@ -155,7 +152,7 @@ class MobileR2LPipeline(VanillaPipeline):
         plan, growth, pruning: what happens when.
         phases, phase: all of them, and the one that a step belongs to.
         log: what has happened so far.
-        student_optimizer, best_student: see ``phase.Run``.
+        student_optimizer, best_student, empty_space, knows_empty_space: see ``phase.Run``.
     """
 
     config: MobileR2LPipelineConfig
@@ -185,8 +182,8 @@ class MobileR2LPipeline(VanillaPipeline):
         self.phase = self.phases[self.plan.at(0)]
         self._entered: TrainingPhase | None = None
         self._photos_of_teacher: list[Path] | None = None
-        self._empty_space: EmptySpace | None = None
-        self._knows_empty_space = False
+        self.empty_space: EmptySpace | None = None
+        self.knows_empty_space = False
         self._optimizers: Optimizers | None = None
         trains = self._trains = test_mode == "val"
         if trains:
@@ -261,27 +258,8 @@ class MobileR2LPipeline(VanillaPipeline):
         capture.record_poses(pose_range(torch.cat([drawn, train]), datamanager.look_at))
         capture.record_fence(measure_fence(train, drawn))
 
-    def find_empty_space(self) -> None:
-        """Look where the teacher, which learns no more, has nothing to show: pseudo views leave it out. Once."""
-        if self._knows_empty_space:
-            return
-        self._knows_empty_space = True
-        teacher, manager, background = self.model.find_teacher(), self.datamanager, self.config.model.background
-        assert teacher is not None
-        poses = manager.train_poses[torch.linspace(0, len(manager.train_poses) - 1, TRIED_VIEWS).long()]
-        tried = manager.view.at(max(1.0, max(manager.view.covered) / TRIED_PIXELS))
-        cameras = [tried.cameras(pose[None]) for pose in poses]
-        rays = manager.config.pool_views / self.world_size * math.prod(manager.view.covered)
-        with CONSOLE.status("Looking for empty space in the teacher"):
-            found = self._empty_space = EmptySpace.find(
-                teacher, cameras, lambda camera: render_pseudo_view(teacher, camera, background)["picture"], rays
-            )
-        if found is not None:
-            share = 100.0 * found.asked / found.points
-            CONSOLE.print(f"Pseudo views skip empty space: {share:.0f} % of their points are left to be rendered")
-
     def _render(self, camera: Cameras) -> dict[str, Tensor]:
-        teacher, empty = self.model.find_teacher(), self._empty_space
+        teacher, empty = self.model.find_teacher(), self.empty_space
         assert teacher is not None
         with nullcontext() if empty is None else empty.skipped():
             picture = render_pseudo_view(teacher, camera, self.config.model.background)
