@@ -8,8 +8,8 @@ pictures do not, and no dB is told. Against its own picture each way is compared
 - half: half precision, bfloat16 on a CPU and float16 on CUDA;
 - fewer: half of the samples of the last pass; fewest: a quarter;
 - fewer proposals: half of the samples of the proposal passes;
-- empty space: not asked about, as pseudo views are rendered in a run (see empty_space.py);
-- compiled: on CUDA, the hash grids by torch.compile (a CPU's are in all ways, see hash_grids.py).
+- empty space: of a run's teacher, not asked about, as pseudo views are rendered (see empty_space.py);
+- compiled: on CUDA, the hash grids by torch.compile (of a run's teacher on a CPU they are in all ways, as in a run).
 
 The ways take turns. On a CPU they are compared by the time that this process has computed, since others may run beside
 it; a run's teacher is compared with its test photos, too.
@@ -178,7 +178,7 @@ def main() -> None:
 
     device = arguments.device
     scene, trained = scene_of(arguments), arguments.load_config is not None
-    if device == "cpu":
+    if device == "cpu" and trained:
         HashGrids(scene.teacher, pays_after=1)
     settings = {
         "device": device_name(device),
@@ -228,7 +228,7 @@ def main() -> None:
 
     known, found = ways(scene.teacher, device), {}
     chosen = [AS_IT_IS, *(name for name in known if name != AS_IT_IS and name in (arguments.ways or known))]
-    if EMPTY_SPACE in (arguments.ways or [EMPTY_SPACE]):
+    if trained and EMPTY_SPACE in (arguments.ways or [EMPTY_SPACE]):
         render_like_photo(scene.teacher, scene.cameras[0], scene.background.rgb)  # grids are compiled
         began = time.process_time()
         empty = empty_space_of(scene)

@@ -4,6 +4,8 @@ from copy import deepcopy
 
 import pytest
 import torch
+from conftest import small_teacher
+from nerfstudio.data.scene_box import SceneBox
 from short_run import load_script
 from small_student import VARIANTS, VOLUMES, make_student
 from torch.nn import functional
@@ -14,6 +16,10 @@ from mobiler2l_ns.pool.photo_rays import PhotoRays
 from mobiler2l_ns.pool.pseudo_views import PseudoViewPool
 from mobiler2l_ns.run.optimizer import AdamWOptimizerConfig, orthogonalised
 from mobiler2l_ns.student.config import Execution
+from mobiler2l_ns.teacher.empty_space import EmptySpace, cube_of
+from mobiler2l_ns.teacher.nerfacto import lazy_lpips
+from mobiler2l_ns.teacher.objects import for_objects
+from mobiler2l_ns.teacher.render import render_teacher
 
 FLOAT32 = 2e-4
 BFLOAT16 = 0.01
@@ -139,3 +145,24 @@ def test_masks_and_coarser_pictures_are_those_of_the_cpu(device):
     assert off(cells.pictures(pictures.to(device)), cells.pictures(pictures)) < 1e-5
     hidden = functional.avg_pool2d(mask[:, None], 4).repeat_interleave(4, 2).repeat_interleave(4, 3)[:, 0].round()
     assert torch.equal(cells.mask(hidden.to(device)).cpu(), cells.mask(hidden))
+
+
+def test_a_teacher_without_its_empty_space_is_that_of_the_cpu(device):
+    with lazy_lpips():
+        box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
+        teacher = for_objects(small_teacher()).setup(scene_box=box, num_train_data=3, metadata={}, device="cpu")
+    dense = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.98
+    pose = torch.eye(4)[None, :3].clone()
+    pose[0, 2, 3] = 4.0
+    camera = VIEW.cameras(pose)
+    shown, asked = [], []
+    for where in ("cpu", device):
+        teacher.to(where)
+        cube = cube_of(teacher)
+        assert cube is not None
+        empty = EmptySpace(teacher, cube, dense.to(where))
+        with empty.skipped():
+            shown.append(render_teacher(teacher, camera, torch.ones(3))["rgb"])
+        asked.append(empty.asked)
+    # A place at the border of two cells may round to either.
+    assert off(shown[1], shown[0]) < 1e-3 and abs(asked[1] / asked[0] - 1.0) < 1e-3
