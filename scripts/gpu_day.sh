@@ -3,13 +3,16 @@
 #
 #   bash scripts/gpu_day.sh [--wheels FOLDER] [--out FOLDER] [--seconds 480] [--device cuda|cpu] [--data CAPTURE]
 #
-# It needs Python 3.10 or newer with torch, torchvision, torchmetrics, jaxtyping, onnx, onnxruntime, tensorboard, rich,
-# matplotlib and pytest, and no network. To be carried along:
+# It needs Python 3.10 to 3.12 and no network. What else must be there, and what is not there, scripts/gpu_day_wheels.py
+# knows: the day begins with a machine that has torch, torchvision, torchmetrics, numpy (1 or 2), scipy, pillow,
+# opencv-python-headless, matplotlib, imageio, jaxtyping, tensorboard, rich, pyyaml, jinja2, tqdm, requests and filelock,
+# for the tests pytest and for the export onnx and onnxruntime. What lacks is said in one line, and its part left out.
+# To be carried along:
 #   - this repository;
-#   - a folder of wheels (--wheels), installed without their needs into OUT/site: nerfstudio 1.1.5, viser 0.2.7, tyro,
-#     nerfacc, gsplat 1.4.0, tensorly, rawpy, fpsample, mediapy, pytorch-msssim, pyquaternion, appdirs, docstring_parser,
-#     msgspec, splines, websockets, pathos, multiprocess, dill, ppft, pox. Nothing imports open3d, pymeshlab, wandb, comet,
-#     plotly, timm or av, and without coremltools only Core ML packages are left out;
+#   - a folder of wheels (--wheels), installed without their needs into OUT/site, made beforehand where there is a network:
+#     python scripts/gpu_day_wheels.py FOLDER [--python 3.12] [--more PACKAGE ...]. That is nerfstudio and what it imports,
+#     24 MB; nothing imports open3d, pymeshlab, wandb, comet, plotly, timm or av, and without coremltools only Core ML
+#     packages are left out;
 #   - a capture, if the last part is not to train on the demo scene (--data; lego at 800 px has 54 MB).
 # OUT holds gpu_day.json, what became of each part, and of each part NAME.log, NAME.json and pictures; all of it is written
 # at once, so a cut-off loses what was under way.
@@ -24,6 +27,7 @@ while (($#)); do
     esac
 done
 mkdir -p "$OUT"
+command -v nvcc >/dev/null || PATH="$PATH:/usr/local/cuda/bin"
 OUT="$(cd "$OUT" && pwd)"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" GPU_DAY_BEGAN="${GPU_DAY_BEGAN:-$(date +%s)}"
 if [[ -n "$WHEELS" ]]; then

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from short_run import load_script
 
 from mobiler2l_ns.export.formats import all_formats
@@ -184,6 +185,34 @@ def test_the_web_page_is_timed_in_a_browser(tmp_path, bench):
         assert page["runtime_bytes"] < most
     lightfield = pages[1]
     assert lightfield["bytes"] > lightfield["runtime_bytes"] + 1_600_000  # 0.85 M weights
+
+
+def test_splats_that_teach_are_timed_and_cover_half_of_the_view(tmp_path, bench):
+    settings = ("--splats", 100, 400, "--size", 24, "--views", 1, "--device", "cpu")
+    result, printed = bench("benchmark_splats", *settings, "--json", tmp_path / "splats.json")
+    assert result["settings"]["renderer"] == "reference" and list(result["splats"]) == ["100", "400"]
+    for count, at in result["splats"].items():
+        assert at["rays_per_s"] == pytest.approx(24 * 24 * at["views_per_s"]) and 0.4 < at["covered"] < 0.9
+        assert f"{count}: views_per_s {at['views_per_s']:.4g}" in printed
+
+
+def test_splats_of_another_renderer_are_compared_with_the_reference(monkeypatch):
+    from nerfstudio.data.scene_box import SceneBox
+    from splat_scenes import camera, poses
+
+    from mobiler2l_ns.teacher import splat_reference, splat_teacher
+
+    script = load_script("benchmark_splats")
+    box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    teacher = splat_teacher.SplatTeacher(script.random_splats(50), splat_teacher.SplatTeacherConfig(), box).eval()
+
+    def darker(*arguments):
+        rgb, depth, accumulation = splat_reference.render(*arguments)
+        return rgb - 0.25 * accumulation, depth, accumulation
+
+    assert script.rms_to_reference(teacher, camera(poses(1)[0])) == 0.0
+    monkeypatch.setattr(splat_teacher, "renderer_for", lambda _: darker)
+    assert 0.02 < script.rms_to_reference(teacher, camera(poses(1)[0])) < 0.25
 
 
 def test_memory_is_bounded_by_the_budget(tmp_path, bench):

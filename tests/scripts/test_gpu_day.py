@@ -5,12 +5,16 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
+from pkgutil import walk_packages
 
 import pytest
 from short_run import SCRIPTS, load_script
 
-PARTS = ["environment", "tests", "training_compile_off", "teacher", "race", "run"]
+import mobiler2l_ns
+
+PARTS = ["environment", "tests", "training_compile_off", "teacher", "splats", "race", "run"]
 
 
 @pytest.fixture
@@ -46,14 +50,105 @@ def test_what_the_machine_is_is_written_down(tmp_path, day):
     assert "threads" in found["device"] and found["versions"]["torch"] and not found["packages"]["tinycudann"]
 
 
+ALONE = """
+import sys
+from importlib.metadata import distribution, packages_distributions, PackageNotFoundError
+from packaging.requirements import Requirement
+
+def name(of):
+    return of.lower().replace("_", "-").replace(".", "-")
+
+allowed = {name(Requirement(each).name) for each in CARRIED} | {"mobiler2l-ns"}
+open_ones = [name(Requirement(each).name) for each in THERE]
+while open_ones:  # what the machine's packages need is there with them
+    if (found := open_ones.pop()) in allowed:
+        continue
+    allowed.add(found)
+    try:
+        needs = [Requirement(each) for each in distribution(found).requires or ()]
+    except PackageNotFoundError:
+        continue
+    open_ones += [name(each.name) for each in needs if each.marker is None or each.marker.evaluate({"extra": ""})]
+
+class Others:
+    tops = {top for top, owners in packages_distributions().items() if not allowed & {name(each) for each in owners}}
+    def find_spec(self, module, path=None, target=None):
+        if module in self.tops:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+sys.meta_path.insert(0, Others())
+assert {"open3d", "plotly", "coremltools", "timm", "av"} & Others.tops
+"""
+
+
+def test_nothing_is_imported_that_is_neither_on_the_machine_nor_carried_along():
+    script = load_script("gpu_day_wheels")
+    extras = (".coreml", ".coreai", ".litert", ".ncnn", "ray_core")
+    names = [each.name for each in walk_packages(mobiler2l_ns.__path__, "mobiler2l_ns.")]
+    names = ["nerfstudio.scripts.train", "nerfstudio.scripts.eval", *names]
+    code = ALONE.replace("CARRIED", repr(list(script.CARRIED.values())))
+    code = code.replace("THERE", repr([*script.ON_THE_MACHINE.values(), "onnx", "onnxruntime"]))
+    code += "".join(f"import {name}\n" for name in names if not any(extra in name for extra in extras))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_part_whose_packages_are_missing_is_left_out_with_their_names(tmp_path, day, monkeypatch, capsys):
+    script, today = day(100.0)
+    needy = script.Part("needy", [sys.executable, "-c", "print('never')"], 0.5, ("json", "no_such_module", "cv3"))
+    monkeypatch.setattr(today, "parts", lambda: iter([needy]))
+    today.spend()
+    noted = json.loads((tmp_path / "gpu_day.json").read_text())["parts"]["needy"]
+    assert noted["status"] == "left out" and noted["why"] in capsys.readouterr().out
+    assert noted["why"] == "missing here: cv3 no_such_module, see gpu_day_wheels.py"
+
+
+def test_a_part_beside_the_others_ends_with_its_limit_or_with_the_day(tmp_path, day, monkeypatch):
+    script, today = day(100.0)
+
+    def beside(name, code, share):
+        return script.Part(name, [sys.executable, "-c", code], share, needs=(), beside=True)
+
+    parts = [
+        beside("short", "print('ready')", 0.5),
+        beside("late", "import time; time.sleep(30)", 0.001),
+        beside("long", "import time; time.sleep(30)", 0.5),
+        script.Part("next", [sys.executable, "-c", "import time; time.sleep(1.5)"], 0.5, needs=()),
+    ]
+    monkeypatch.setattr(today, "parts", lambda: iter(parts))
+    began = time.monotonic()
+    today.spend()
+    assert time.monotonic() - began < 20
+    assert statuses(tmp_path) == {"short": "done", "late": "cut off", "next": "done", "long": "cut off"}
+    assert (tmp_path / "short.log").read_text() == "ready\n"
+
+
+@pytest.mark.parametrize(
+    ("ended", "then"),
+    [("print('compiled')", "done"), ("raise SystemExit(1)", "left"), ("import time; time.sleep(30)", "left")],
+)
+def test_splats_are_timed_when_their_kernels_are_compiled(tmp_path, day, monkeypatch, ended, then):
+    script, today = day(12.0)
+    kernels = script.Part(script.KERNELS, [sys.executable, "-c", ended], 0.9, needs=(), beside=True)
+
+    def parts():
+        yield kernels
+        for part in today._splats(last=True):
+            yield replace(part, command=[sys.executable, "-c", "print('timed')"], share=0.9, needs=())
+
+    monkeypatch.setattr(today, "parts", parts)
+    today.spend()
+    assert statuses(tmp_path)["splats"].split()[0] == then
+
+
 def test_a_part_that_takes_too_long_is_ended_with_what_it_has_started(tmp_path, day, monkeypatch):
     script, today = day(100.0)
     child = f"import time; time.sleep(2.5); open({str(tmp_path / 'late')!r}, 'w')"
     code = f"import subprocess, sys; print('begun', flush=True); subprocess.run([sys.executable, '-c', {child!r}])"
     parts = [
-        script.Part("slow", [sys.executable, "-c", code], 0.015),
-        script.Part("wrong", [sys.executable, "-c", "raise SystemExit(3)"], 0.5),
-        script.Part("right", [sys.executable, "-c", "print('all is well')"], 0.5),
+        script.Part("slow", [sys.executable, "-c", code], 0.015, ()),
+        script.Part("wrong", [sys.executable, "-c", "raise SystemExit(3)"], 0.5, ()),
+        script.Part("right", [sys.executable, "-c", "print('all is well')"], 0.5, ()),
     ]
     monkeypatch.setattr(today, "parts", lambda: iter(parts))
     today.spend()
