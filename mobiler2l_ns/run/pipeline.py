@@ -286,7 +286,8 @@ class MobileR2LPipeline(VanillaPipeline):
         """Go on with the random numbers of a checkpoint, on each rank with others."""
         if not self._trains:
             return
-        of_torch, of_poses = state.cpu()
+        # Copies: torch 2.11 reads past a state that begins behind its storage's beginning.
+        of_torch, of_poses = (row.clone() for row in state.cpu())
         torch.set_rng_state(of_torch)
         self.datamanager.generator.set_state(of_poses)
         if rank := comms.get_rank():

@@ -12,6 +12,7 @@ import random
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ import pytest
 import torch
 from nerfstudio.utils import writer
 from short_run import TOTAL, checkpoint_of, train
+
+from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
 STEPS = {"teacher_steps": 14, "distill_steps": 12, "finetune_steps": 6}
 END = sum(STEPS.values())
@@ -206,6 +209,16 @@ def test_all_rates_follow_their_schedules(whole):
     rates = {step: values for (name, step), values in whole[0].rates.items() if name == "student"}
     assert list(rates) == list(range(STEPS["teacher_steps"], END))
     assert len({tuple(values) for values in rates.values()}) > 5
+
+
+def test_random_numbers_are_taken_up_from_storages_of_their_own(monkeypatch):
+    taken: list[torch.Tensor] = []
+    manager = SimpleNamespace(generator=SimpleNamespace(set_state=taken.append))
+    monkeypatch.setattr(torch, "set_rng_state", taken.append)
+    pipeline: Any = SimpleNamespace(_trains=True, datamanager=manager)
+    MobileR2LPipeline.set_extra_state(pipeline, torch.stack([torch.get_rng_state()] * 2))
+    assert [state.storage_offset() for state in taken] == [0, 0]
+    assert all(torch.equal(state, torch.get_rng_state()) for state in taken)
 
 
 def test_a_finished_run_has_nothing_left_to_do_and_loses_nothing(make_config, finished_run, tmp_path):
