@@ -40,6 +40,7 @@ CARRIED = {
     "nerfstudio": "nerfstudio==1.1.5",
     "viser": "viser==0.2.7",
     "tyro": "tyro==1.0.17",
+    "typeguard": "typeguard==4.6.0",
     "docstring_parser": "docstring_parser==0.18.0",
     "nerfacc": "nerfacc==0.5.2",
     "gsplat": "gsplat==1.4.0",

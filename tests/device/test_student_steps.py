@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fake_gpu import GPU, fake_gpu
+from fake_gpu import GPU, backward_passes, fake_gpu
 from small_student import VOLUME, VOLUMES, make_student
 
 from mobiler2l_ns.run.optimizer import AdamWOptimizerConfig, MuonOptimizerConfig
@@ -49,6 +49,7 @@ def on_gpu(**settings) -> Any:
     return make_student(**settings).train().requires_grad_(True).to(GPU)
 
 
+@backward_passes
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_student_learns_on_the_gpu_alone(name, mask):
@@ -60,6 +61,7 @@ def test_a_student_learns_on_the_gpu_alone(name, mask):
         assert all(value.device == GPU for value in values.values())
 
 
+@backward_passes
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_keeps_what_it_knows_beside_its_parameters(name):
     with fake_gpu():
@@ -83,6 +85,7 @@ def test_the_network_runs_in_bfloat16_and_the_rest_in_float32(monkeypatch):
         assert student(*two_views(student)).dtype == torch.float32 and seen == [torch.bfloat16]
 
 
+@backward_passes
 def test_what_pruning_measures_and_removes_stays_on_the_gpu():
     with fake_gpu():
         student = on_gpu(norm=True, **VOLUME)

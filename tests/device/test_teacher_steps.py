@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import small_teacher
-from fake_gpu import GPU, fake_gpu
+from fake_gpu import GPU, backward_passes, fake_gpu
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
+from torchmetrics import Metric
 
 from mobiler2l_ns.teacher.hash_grids import HashGrids
 from mobiler2l_ns.teacher.nerfacto import lazy_lpips
@@ -35,11 +36,19 @@ def rays(*shape):
     )
 
 
+def move(model):
+    """To the GPU, each parameter once: a fake one cannot be moved again, and nerfstudio's field has its grid twice."""
+    for module in model.modules():
+        module._apply(lambda values: values.to(GPU), **({} if isinstance(module, Metric) else {"recurse": False}))
+
+
+@backward_passes
 def test_it_learns_on_the_gpu_alone(teacher, monkeypatch):
     # nerfstudio's camera optimizer brings its metrics to the host in every step.
     monkeypatch.setattr(teacher.camera_optimizer, "get_metrics_dict", lambda metrics: None)
     with fake_gpu():
-        teacher.to(GPU).train()
+        move(teacher)
+        teacher.train()
         outputs = teacher(rays(64))
         batch = {"image": torch.rand(64, 3, device=GPU)}
         metrics = teacher.get_metrics_dict(outputs, batch)
@@ -53,7 +62,7 @@ def test_it_learns_on_the_gpu_alone(teacher, monkeypatch):
 def test_its_pictures_stay_there(teacher, monkeypatch):
     bundle: Any = type("Camera", (), {"to": lambda self, _: self})()
     with fake_gpu():
-        teacher.to(GPU)
+        move(teacher)
         monkeypatch.setattr(
             teacher,
             "get_outputs_for_camera",

@@ -73,6 +73,10 @@ while open_ones:  # what the machine's packages need is there with them
 
 class Allowed:
     others = {top for top, owners in packages_distributions().items() if not allowed & {name(each) for each in owners}}
+
+    def find_distributions(self, context):
+        return [each for each in PathFinder.find_distributions(context) if name(each.name) in allowed]
+
     def find_spec(self, module, path=None, target=None):
         return None if module in self.others else PathFinder.find_spec(module, path, target)
 
@@ -89,6 +93,8 @@ def test_nothing_is_imported_that_is_neither_on_the_machine_nor_carried_along():
     code = ALONE.replace("CARRIED", repr(list(script.CARRIED.values())))
     code = code.replace("THERE", repr([*script.ON_THE_MACHINE.values(), "onnx", "onnxruntime"]))
     code += "".join(f"import {name}\n" for name in names if not any(extra in name for extra in extras))
+    code += "import tyro\nfrom nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion as Methods\n"
+    code += "tyro.cli(Methods, args=['mobiler2l-tiny', '--vis', 'tensorboard', 'blender-data', '--data', 'lego'])\n"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
