@@ -24,6 +24,8 @@ are left out."""
 # Before torch and nerfstudio read them.
 if GPU_TESTS != "cuda":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Processes that compile for a GPU start beside each process that imports torch's compiler, and import torch.
+    os.environ.setdefault("TORCH_WARM_POOL", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The processes share the cores.
