@@ -150,7 +150,15 @@ def trained_here(arguments: argparse.Namespace) -> tuple[str, list[View], dict[s
     views, students = [], {}
     arguments.widths = arguments.widths or default_widths(200, 8)
     shown = sorted(arguments.widths)[len(arguments.widths) // 2]
-    settings = {"oracle": True, "data": None, "teacher": None, "device": "cpu", "photos": 100, "network": "small"}
+    settings = {
+        "oracle": True,
+        "scene": "still-life",
+        "data": None,
+        "teacher": None,
+        "device": "cpu",
+        "photos": 100,
+        "network": "small",
+    }
     settings |= {"minutes": arguments.minutes, "views": PSEUDO_VIEWS, "cpu_clock": True, "cache": arguments.cache}
     for width in [shown, *(width for width in arguments.widths if width != shown)]:
         race = Race(argparse.Namespace(**settings, resolution=width))
