@@ -30,14 +30,14 @@ CELLS = 96
 """Of the grid, along each side."""
 POINTS = 2
 """At random in each cell, of which the density is asked."""
-PROPOSED = 0.1
+PROPOSED = 0.01
 """Share of a proposal's density that counts: it is wider and coarser than what it stands for, and finds what is thinner
 than the points of a cell lie apart."""
 CHUNK = 1 << 16
 """Cells at a time."""
 GROWN = 1
 """Cells around one with density that count as occupied: what is thin may pass between the points of a cell."""
-NEAR = 2
+NEAR = 1
 """Cells around those by which a ray that meets something is found: its first samples may be further apart than a cell
 is wide."""
 LIMITS = (0.3, 0.03, 0.0)

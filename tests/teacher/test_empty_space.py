@@ -96,7 +96,7 @@ def wire(positions: Tensor) -> Tensor:
 
 def about_the_wire(positions: Tensor) -> Tensor:
     """What a proposal network of cells three times as coarse can make of it."""
-    return 8.0 * ((positions[..., ::2] - torch.tensor([0.05, 0.02])).norm(dim=-1) < 2.0 / CELLS)
+    return 20.0 * ((positions[..., ::2] - torch.tensor([0.05, 0.02])).norm(dim=-1) < 2.0 / CELLS)
 
 
 def everywhere(positions: Tensor) -> Tensor:
