@@ -147,7 +147,20 @@ def main() -> None:
         # A backward pass costs two forward passes.
         flops = 6e9 * gmac * views / seconds
         rows[name] = (views / seconds, flops, flops / peaks[dtype])
+        print(f"{name}: {views / seconds:.2f} images/s", flush=True)
+        write_json(arguments.json, result())
         return seconds
+
+    def result() -> dict[str, Any]:
+        found: dict[str, Any] = {
+            name: {"images_per_s": speed, "tflops": flops / 1e12, "share_of_peak": share}
+            for name, (speed, flops, share) in rows.items()
+        }
+        name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        tflops = {str(kind).removeprefix("torch."): flops / 1e12 for kind, flops in peaks.items()}
+        found["settings"] = {"device": name, "size": size, "views": views, "peak_tflops": tflops}
+        found["settings"] |= {"compile": arguments.compile, "peak_memory_bytes": peak_memory(device)}
+        return found
 
     gmac = measure_cost(paper, size, size).gmac
     plain = measure("plain", plain_step(paper, views, size, device), gmac, torch.float32)
@@ -171,18 +184,8 @@ def main() -> None:
         table.add_row(name, f"{speed:.2f}", f"{flops / 1e12:.3f}", f"{share:.0%}", f"{speed * plain / views:.2f}")
     table.add_row("default, mean over a run", f"{over_a_run:.2f}", "", "", f"{over_a_run * plain / views:.2f}")
     Console().print(table)
-    if arguments.json:
-        result: dict[str, Any] = {
-            name: {"images_per_s": speed, "tflops": flops / 1e12, "share_of_peak": share}
-            for name, (speed, flops, share) in rows.items()
-        }
-        result["default, mean over a run"] = {"images_per_s": over_a_run}
-        result["speedup"] = plain / default
-        name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
-        tflops = {str(kind).removeprefix("torch."): flops / 1e12 for kind, flops in peaks.items()}
-        result["settings"] = {"device": name, "size": size, "views": views, "peak_tflops": tflops}
-        result["settings"] |= {"compile": arguments.compile, "peak_memory_bytes": peak_memory(device)}
-        write_json(arguments.json, result)
+    whole = {"default, mean over a run": {"images_per_s": over_a_run}, "speedup": plain / default}
+    write_json(arguments.json, {**result(), **whole})
 
 
 if __name__ == "__main__":

@@ -100,17 +100,17 @@ class Day:
             # Minutes of compiling: half of the processor, beside the next parts.
             yield Part(KERNELS, [sys.executable, "-c", f"import {BACKEND} as b; assert b._C"], 0.6, beside=True)
         # Of what pyproject.toml sets for pytest only what it can do without its plugins.
-        # The quickest first, and each told when it ends.
+        # What compiles comes last, and each is told when it ends.
         tests = ["-m", "pytest", "-o", "addopts=--import-mode=importlib", "-v", "-rs", "-p", "no:cacheprovider"]
-        folder = SCRIPTS.parent / "tests" / "cuda"
-        tests += [str(folder / "test_fast_paths.py"), str(folder / "test_runs.py"), str(folder)]
+        files = sorted((SCRIPTS.parent / "tests" / "cuda").glob("test_*.py"), key=lambda path: "compil" in path.stem)
+        tests += map(str, files)
         tests += [f"--junitxml={self.path('tests.xml')}"]
         yield Part("tests", [sys.executable, *tests], 0.17, (*Part.needs, "pytest"))
         size = ["--size", "32" if small else "800", "--runs", "1" if small else "10"]
-        for compile_it in ("off",) if small else ("on", "off"):
+        for compile_it, share in (("off", 0.09),) if small else (("off", 0.07), ("on", 0.15)):
             name = f"training_compile_{compile_it}"
             options = ["--compile", compile_it, "--json", self.path(f"{name}.json")]
-            yield Part(name, script("benchmark_training", *size, *device, *options), 0.09)
+            yield Part(name, script("benchmark_training", *size, *device, *options), share)
         teacher = ["--size", "32" if small else "800", *(["--small"] if small else [])]
         options = [*teacher, *device, "--json", self.path("teacher.json")]
         yield Part("teacher", script("benchmark_teacher", *options), 0.08)

@@ -134,7 +134,7 @@ def test_a_part_beside_the_others_ends_with_its_limit_or_with_the_day(tmp_path, 
     [("print('compiled')", "done"), ("raise SystemExit(1)", "left"), ("import time; time.sleep(30)", "left")],
 )
 def test_splats_are_timed_when_their_kernels_are_compiled(tmp_path, day, monkeypatch, ended, then):
-    script, today = day(12.0)
+    script, today = day(8.0)
     kernels = script.Part(script.KERNELS, [sys.executable, "-c", ended], 0.9, needs=(), beside=True)
 
     def parts():
