@@ -220,7 +220,10 @@ class EmptySpace:
         judged = cameras[1::2]
         with_all = torch.cat([show(camera).flatten() for camera in judged])
         for limit in LIMITS:
-            space = cls(teacher, cube, filled > limit if limit > 0.0 else torch.ones_like(filled, dtype=torch.bool))
+            dense = filled > limit if limit > 0.0 else torch.ones_like(filled, dtype=torch.bool)
+            if limit > 0.0 and float(dense.float().mean()) > MOST_ASKED:
+                continue
+            space = cls(teacher, cube, dense)
             with space.skipped():
                 error = (torch.cat([show(camera).flatten() for camera in judged]) - with_all).abs()
             if space.asked > MOST_ASKED * space.points:
