@@ -207,9 +207,10 @@ def main() -> None:
         ended = time.perf_counter(), time.process_time()
         taken.setdefault(name, []).append((ended[0] - began[0], ended[1] - began[1]))
         seconds, busy = (statistics.median(times) / len(outputs) for times in zip(*taken[name], strict=True))
-        result: dict[str, Any] = {"views_per_s": 1.0 / seconds, "rays_per_s": rays / seconds, **more}
+        result: dict[str, Any] = {"views_per_s": 1.0 / seconds, "rays_per_s": rays / seconds}
         if device == "cpu":
-            result["cpu_s_per_view"] = busy
+            result = {"cpu_s_per_view": busy, "rays_per_cpu_s": rays / busy}
+        result.update(more)
         pictures = [output["rgb"].float().cpu() for output in outputs]
         own.extend(pictures if not own else [])
         if name != AS_IT_IS:
