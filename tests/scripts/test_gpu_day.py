@@ -43,7 +43,7 @@ def test_the_script_is_over_in_time_and_tells_of_every_part(tmp_path):
 
 
 def test_what_the_machine_is_is_written_down(tmp_path, day):
-    _, today = day(2000.0, ["environment"])
+    _, today = day(8000.0, ["environment"])
     today.spend()
     assert statuses(tmp_path) == {"environment": "done"}
     found = json.loads((tmp_path / "environment.json").read_text())
