@@ -95,7 +95,7 @@ class Day:
         """What is done, in this order; a part is asked for when those before it are over."""
         script, small, device = self._script, self.small, ["--device", self.device]
         options = [*device, "--json", self.path("environment.json")]
-        yield Part("environment", script("gpu_day_environment", *options), 0.05)
+        yield Part("environment", script("gpu_day_environment", *options), 0.08)
         if not small:
             # Minutes of compiling, by what the next parts leave of the processor.
             compiling = ["nice", "-n", "19", sys.executable, "-c", f"import {BACKEND} as backend; assert backend._C"]
