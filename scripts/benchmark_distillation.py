@@ -18,7 +18,6 @@ import ast
 import math
 import re
 import statistics
-import sys
 import time
 from copy import deepcopy
 from dataclasses import replace
@@ -83,46 +82,6 @@ def recipe_config(name: str, network: str) -> Any:
     return config
 
 
-def _demo_scene() -> Any:
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-    import make_demo_scene
-
-    return make_demo_scene
-
-
-def oracle_model(name: str = "still-life") -> Any:
-    """A demo scene's own renderer behind nerfstudio's Model interface: a teacher that makes no mistakes."""
-    from nerfstudio.models.base_model import Model
-
-    scene = _demo_scene()
-    solids = scene.SCENES[name]
-
-    class Oracle(Model):
-        def __init__(self) -> None:
-            torch.nn.Module.__init__(self)
-            # In place of weights, by which pools of pseudo views are told apart.
-            which = torch.full((1,), float(list(scene.SCENES).index(name)))
-            self.device_indicator_param = torch.nn.Parameter(which, requires_grad=False)
-
-        def get_outputs_for_camera(self, camera: Any, obb_box: Any = None) -> dict[str, Tensor]:
-            device = camera.device
-            pose = camera.camera_to_worlds.reshape(3, 4)
-            width, height, focal = int(camera.width), int(camera.height), float(camera.fx)
-            rgba = scene.render(pose, width, height, focal, supersample=2, solids=solids, device=device)
-            rays = camera.reshape(1).generate_rays(camera_indices=0, keep_shape=True)
-            towards = rays.directions.reshape(-1, 3).T
-            origin = pose[:, 3:].expand_as(towards)
-            depth = torch.stack([solid.intersect(origin, towards) for solid in solids]).amin(0)
-            alpha = rgba[..., 3:]
-            return {
-                "rgb": rgba[..., :3] * alpha + 1.0 - alpha,
-                "accumulation": alpha,
-                "depth": depth.nan_to_num(posinf=1000.0).reshape(height, width, 1),
-            }
-
-    return Oracle()
-
-
 class Race:
     """One capture, one teacher, one pool of pseudo views; recipes run on them one after the other."""
 
@@ -139,7 +98,9 @@ class Race:
                 self.cache / f"{'demo' if arguments.scene == 'still-life' else arguments.scene}_{arguments.resolution}"
             )
             asked = {"size": arguments.resolution, "train": arguments.photos, "val": 2, "test": 24}
-            _demo_scene().write_scene(folder, **asked, scene=arguments.scene, device=arguments.device)
+            from make_demo_scene import write_scene
+
+            write_scene(folder, **asked, scene=arguments.scene, device=arguments.device)
             arguments.data = folder
         else:
             self.teacher_run = arguments.teacher or self._train_teacher()
@@ -202,7 +163,9 @@ class Race:
             def _build_teacher(self, device: str, grad_scaler: Any, trains: bool) -> None:
                 if not oracle:
                     return super()._build_teacher(device, grad_scaler, trains)
-                self.model.add_teacher(oracle_model(scene), trained_here=False)
+                from exact_teacher import ExactTeacher
+
+                self.model.add_teacher(ExactTeacher(scene), trained_here=False)
 
         config.pipeline._target = WithTeacher
         if self.teacher_run is not None:

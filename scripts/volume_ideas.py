@@ -61,17 +61,12 @@ class LearnedDensity(Volume):
     loss: Tensor
 
     def forward(self, fine: Chords, coarse: Chords, edges: Float[Tensor, "bins1"], contracted: bool) -> Composited:
-        block = fine.along.shape[1] // coarse.along.shape[1]
-        with torch.no_grad():
-            t, optical = (
-                x.repeat_interleave(block, 1).repeat_interleave(block, 2)
-                for x in self.proposals(coarse, edges, contracted)
-            )
-            points = self.proposals.places(fine, t, contracted)
+        t, optical, points = _proposed(self, fine, coarse, edges, contracted)
         values = self.values(functional.relu(self.hidden(self.look_up(points))))
         optical = optical * values[..., 0].clamp(-STEEPEST, STEEPEST).exp()
         weights = (optical - optical.cumsum(-1)).exp() * (1.0 - (-optical).exp())
-        self.loss = self._above(coarse, edges, contracted, t.detach(), weights.detach(), block)
+        block = fine.along.shape[1] // coarse.along.shape[1]
+        self.loss = self._above(coarse, edges, contracted, t, weights.detach(), block)
         return _composited(weights, values[..., 1:], t, self)
 
     def _above(self, coarse: Chords, edges: Tensor, contracted: bool, t: Tensor, weights: Tensor, block: int) -> Tensor:
@@ -118,13 +113,7 @@ def deferred(pipeline: Any) -> None:
     volume.planes.extend(of_density.parameters())  # which learn at the planes' rate
 
     def forward(fine: Chords, coarse: Chords, edges: Tensor, contracted: bool) -> Composited:
-        block = fine.along.shape[1] // coarse.along.shape[1]
-        with torch.no_grad():
-            t, optical = (
-                x.repeat_interleave(block, 1).repeat_interleave(block, 2)
-                for x in volume.proposals(coarse, edges, contracted)
-            )
-            points = volume.proposals.places(fine, t, contracted)
+        t, optical, points = _proposed(volume, fine, coarse, edges, contracted)
         factor = of_density(_look_up([density], points))[..., 0]
         optical = optical * factor.clamp(-STEEPEST, STEEPEST).exp()
         weights = (optical - optical.cumsum(-1)).exp() * (1.0 - (-optical).exp())
@@ -135,6 +124,18 @@ def deferred(pipeline: Any) -> None:
         return _composited(weights, values[..., 1:].expand(*weights.shape, -1), t, volume)
 
     volume.forward = forward
+
+
+@torch.no_grad()
+def _proposed(
+    volume: Volume, fine: Chords, coarse: Chords, edges: Tensor, contracted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Places along fine rays, the optical depth that each stands for, and points in units of the box."""
+    block = fine.along.shape[1] // coarse.along.shape[1]
+    t, optical = (
+        x.repeat_interleave(block, 1).repeat_interleave(block, 2) for x in volume.proposals(coarse, edges, contracted)
+    )
+    return t, optical, volume.proposals.places(fine, t, contracted)
 
 
 def _look_up(levels: list[Tensor], points: Tensor) -> Tensor:
