@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from mobiler2l_ns.export.contract import DEPTH, DEPTH_MEANS, outputs_of
-from mobiler2l_ns.export.formats.coreml.quiet import quiet
+from mobiler2l_ns.export.formats.coreml.quiet import quiet, uncollected
 from mobiler2l_ns.export.graph import Graph
 from mobiler2l_ns.export.volume_graph import with_volume_in_half
 
@@ -92,7 +92,7 @@ def convert(
     if any(graph.training for graph in graphs.values()):
         raise CoreMLError("the graph is in training mode: call .eval() first")
 
-    with quiet(), tempfile.TemporaryDirectory() as folder:
+    with quiet(), uncollected(), tempfile.TemporaryDirectory() as folder:
         import coremltools as ct
 
         several = len(graphs) > 1

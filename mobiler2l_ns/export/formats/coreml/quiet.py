@@ -1,8 +1,9 @@
-"""coremltools without its chatter."""
+"""coremltools without its chatter and without what slows it down."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import warnings
 from collections.abc import Iterator
@@ -27,3 +28,20 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: a conversion makes hundreds of thousands of small objects, and each collection
+    that they set off, and those that coremltools asks for, walks through all of torch. A third of its time."""
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count() > 0
+    gc.disable()
+    if not frozen:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()
+        if enabled:
+            gc.enable()
