@@ -34,14 +34,12 @@ def quiet() -> Iterator[None]:
 def uncollected() -> Iterator[None]:
     """No garbage collection meanwhile: a conversion makes hundreds of thousands of small objects, and each collection
     that they set off, and those that coremltools asks for, walks through all of torch. A third of its time."""
-    enabled, frozen = gc.isenabled(), gc.get_freeze_count() > 0
+    enabled = gc.isenabled()
     gc.disable()
-    if not frozen:
-        gc.freeze()
+    gc.freeze()
     try:
         yield
     finally:
-        if not frozen:
-            gc.unfreeze()
+        gc.unfreeze()
         if enabled:
             gc.enable()
