@@ -113,8 +113,7 @@ def cube_of(teacher: Model) -> Cube | None:
 @torch.no_grad()
 def thickness(teacher: NerfactoModel, cube: Cube) -> Float[Tensor, "x y z"]:
     """Most optical thickness of each cell's points, were the whole cube filled as they are, by the field and, to a
-    share, by the last proposal network. The random numbers of the
-    run are left alone."""
+    share, by the last proposal network. The random numbers of the run are left alone."""
     device = teacher.device
     generator = torch.Generator(device).manual_seed(0)
     axis = torch.arange(CELLS, device=device)
