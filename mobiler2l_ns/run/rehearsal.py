@@ -20,6 +20,10 @@ from mobiler2l_ns.progress.phases import Phase
 from mobiler2l_ns.run.budget import Speeds
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
+MEASURED = 0.005
+"""Share of a run's time that each measurement may take."""
+OF_TEACHER = 0.5
+"""Share of a run's time, about, that its teacher computes: its own training and its pseudo views."""
 WARM_UP = 2
 """Times that are not counted: kernels are compiled, photos are read."""
 LEAST, MOST = 3, 20
@@ -85,16 +89,18 @@ def _wait_for(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(trainer: Trainer, optimizers: Optimizers, most: float) -> Speeds:
+def measure(trainer: Trainer, optimizers: Optimizers, seconds: float) -> Speeds:
     """How fast teacher and student learn here, and pseudo views are rendered.
+
+    Where so much is asked of the teacher's hash grids in that time that it pays, they are compiled for good.
 
     Args:
         trainer: with its pipeline.
         optimizers: are moved on, and of no use afterwards.
-        most: seconds for each of the four, unless three times take longer.
+        seconds: of the run. Each of four measurements may take a small share of them, unless three times take longer.
     """
     pipeline = cast(MobileR2LPipeline, trainer.pipeline)
-    manager, model = pipeline.datamanager, pipeline.model
+    manager, model, most = pipeline.datamanager, pipeline.model, MEASURED * seconds
 
     def step() -> None:
         Trainer.train_iteration(trainer, 0)
@@ -108,15 +114,25 @@ def measure(trainer: Trainer, optimizers: Optimizers, most: float) -> Speeds:
         teacher = 0.0
         if pipeline.plan.teacher:
             pipeline.phase = pipeline.phases[Phase.TEACHER]
-            teacher = seconds_of(step, trainer.device, most)
+            teacher = _teachers_seconds(step, trainer, seconds)
             model.zero_grad(set_to_none=True)
-        pseudo_view = seconds_of(view, trainer.device, most)
+        pseudo_view = _teachers_seconds(view, trainer, seconds)
         pipeline.phase = pipeline.phases[Phase.DISTIL]
         first = full = _student_step(model.student.network, pipeline.growth.active(0.0), step, trainer, most)
         if pipeline.growth.active(0.0) < pipeline.growth.blocks or len(model.config.pitches) > 1:
             model.learns_coarser = len(model.config.pitches) > 1
             full = _student_step(model.student.network, pipeline.growth.blocks, step, trainer, most)
     return Speeds(teacher, pseudo_view, first, full)
+
+
+def _teachers_seconds(work: Callable[[], None], trainer: Trainer, seconds: float) -> float:
+    """As it will be in the run: with compiled hash grids, if that pays in such a time."""
+    grids, most = cast(MobileR2LPipeline, trainer.pipeline).model.hash_grids, MEASURED * seconds
+    before, began = grids.lookups if grids else 0, time.monotonic()
+    taken = seconds_of(work, trainer.device, most)
+    if grids and grids.expect((grids.lookups - before) / (time.monotonic() - began) * OF_TEACHER * seconds):
+        taken = seconds_of(work, trainer.device, most)
+    return taken
 
 
 def _student_step(network: nn.Module, blocks: int, step: Callable[[], None], trainer: Trainer, most: float) -> float:

@@ -23,8 +23,6 @@ from mobiler2l_ns.run.rehearsal import measure
 from mobiler2l_ns.run.schedule import StudentSchedulerConfig
 from mobiler2l_ns.saved_run import SavedRun, newest_checkpoint
 
-MEASURED = 0.005
-"""Share of a run's time that each measurement may take."""
 WARM_UP = 0.05
 """Most of distillation that the student's warm-up may take."""
 MOST_FINETUNING = 2.0
@@ -204,7 +202,7 @@ class Timekeeper:
             shown = min(self.recipe.report_views, len(self.pipeline.datamanager.eval_dataset))
             self.recipe = replace(self.recipe, report_views=shown)
             try:
-                speeds = measure(self.trainer, optimizers, MEASURED * 60.0 * self.minutes)
+                speeds = measure(self.trainer, optimizers, 60.0 * self.minutes)
                 found = speeds, share_out(self.minutes, self.spent(), speeds, self.recipe)
             except UserError as error:
                 found = str(error)

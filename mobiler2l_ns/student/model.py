@@ -66,6 +66,7 @@ class MobileR2LModel(Model):
     Attributes:
         learns_coarser: whether a step of training holds a coarser pitch beside the full one.
         display: what the viewer shows.
+        hash_grids: the teacher's, where there is one.
     """
 
     config: MobileR2LModelConfig
@@ -80,10 +81,11 @@ class MobileR2LModel(Model):
         self._said = ""
         # A teacher of another run stays out of the module tree, and so out of checkpoints and optimizers.
         self._loaded_teacher: tuple[Model, ...] = ()
+        self.hash_grids: HashGrids | None = None
 
     def add_teacher(self, teacher: Model, trained_here: bool) -> None:
         """Set the teacher; one trained here becomes part of the checkpoint."""
-        HashGrids(teacher)
+        self.hash_grids = HashGrids(teacher)
         if trained_here:
             self.teacher = teacher
         else:

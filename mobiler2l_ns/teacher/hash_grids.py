@@ -1,4 +1,4 @@
-"""The teacher's hash grids on a CPU: compiled as soon as they have been used so much that it pays.
+"""The teacher's hash grids on a CPU: compiled where so much is asked of them that it pays.
 
 Nearly all of nerfacto's time on a CPU goes into nerfstudio's hash encoding, dozens of small operations on a batch that
 no cache holds. Compiled it is one loop, several times as fast, with the same result.
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 PAYS_AFTER = 100_000_000
 """Lookups, points times levels, that take about as long as compiling: some twenty seconds."""
+PAYS_TWICE = 2.0
+"""Times that many lookups that are to come for certain make it pay at once."""
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -24,16 +26,21 @@ Encode = Callable[[Tensor], Tensor]
 class HashGrids:
     """The hash grids of a teacher, each of which asks here how it is computed.
 
+    They are compiled after ``pays_after`` lookups, or at once where it is known that many more are to come.
+
     Args:
         teacher: a model of any method; its grids that are computed by torch are taken over.
         pays_after: lookups on the CPU after which they are compiled.
+
+    Attributes:
+        lookups: on the CPU so far, until they are compiled.
     """
 
     def __init__(self, teacher: nn.Module, pays_after: int = PAYS_AFTER) -> None:
         self.grids = [
             module for module in teacher.modules() if isinstance(module, HashEncoding) and module.tcnn_encoding is None
         ]
-        self.lookups_left = pays_after
+        self.lookups, self.pays_after = 0, pays_after
         self.compiled: dict[HashEncoding, Encode] = {}
         for grid in self.grids:
             grid.forward = self._forward_of(grid)  # type: ignore[method-assign]
@@ -42,9 +49,9 @@ class HashGrids:
         def forward(points: Float[Tensor, "*bs 3"]) -> Float[Tensor, "*bs features"]:
             if points.device.type != "cpu":
                 return grid.pytorch_fwd(points)
-            if self.lookups_left > 0:
-                self.lookups_left -= grid.num_levels * points[..., 0].numel()
-                if self.lookups_left <= 0:
+            if self.lookups < self.pays_after:
+                self.lookups += grid.num_levels * points[..., 0].numel()
+                if self.lookups >= self.pays_after:
                     self._compile()
             encode = self.compiled.get(grid)
             if encode is None:
@@ -53,6 +60,18 @@ class HashGrids:
             return encode(points.reshape(-1, 3)).reshape(*points.shape[:-1], -1)
 
         return forward
+
+    def expect(self, lookups: float) -> bool:
+        """Compile the grids now if so many lookups on the CPU are to come that it pays.
+
+        Returns:
+            Whether they have been compiled by this.
+        """
+        if self.lookups >= self.pays_after or lookups < PAYS_TWICE * self.pays_after:
+            return False
+        self.lookups = self.pays_after
+        self._compile()
+        return bool(self.compiled)
 
     def _compile(self) -> None:
         with CONSOLE.status("Compiling the teacher's hash grids"):
@@ -64,7 +83,7 @@ class HashGrids:
                     self.compiled[grid] = encode
             except IOChangeException:
                 # nerfstudio's viewer interrupts a render whose camera has moved on: compiled is with the next one.
-                self.compiled, self.lookups_left = {}, 1
+                self.compiled, self.lookups = {}, self.pays_after - 1
                 raise
             except Exception as error:  # whatever a compiler that is missing or unfit ends in
                 self.compiled = {}

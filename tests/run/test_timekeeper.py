@@ -287,6 +287,23 @@ def test_an_interrupted_measurement_leaves_nothing_either(configure, monkeypatch
     assert [name for name, value in before.items() if not same(after[name], value)] == []
 
 
+@pytest.mark.parametrize(("minutes", "compiled"), [(0.1, False), (100_000.0, True)])
+def test_a_teacher_is_measured_as_it_will_be_in_the_run(configure, monkeypatch, minutes, compiled):
+    trainer = set_up(configure(minutes=None))
+    functions = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: functions.append(function) or function)
+    grids = trainer.pipeline.model.hash_grids
+    measured = []
+    monkeypatch.setattr(
+        "mobiler2l_ns.run.rehearsal.seconds_of",
+        lambda work, *_: (work(), measured.append(bool(grids.compiled)), 1.0 if grids.compiled else 2.0)[-1],
+    )
+    speeds = measure(trainer, trainer._build_optimizers(), 60.0 * minutes)
+    assert len(functions) == (len(grids.grids) if compiled else 0)
+    assert speeds.teacher_step == speeds.view == (1.0 if compiled else 2.0)
+    assert measured[:2] == [False, compiled]  # the teacher's step again, or its views
+
+
 def test_the_median_counts_and_the_first_times_do_not():
     times = iter([9.0, 9.0, 1.0, 5.0, 2.0])
     clock = Clock()

@@ -73,6 +73,20 @@ def test_grids_are_compiled_once_they_have_been_used_enough(compiles):
     assert torch.equal(torch.get_rng_state(), drawn_before)  # the run draws what it would have drawn
 
 
+def test_grids_that_much_will_be_asked_of_are_compiled_at_once(compiles):
+    teacher = Teacher()
+    grids = HashGrids(teacher, pays_after=10 * LOOKUPS)
+    teacher(POINTS)
+    assert grids.lookups == LOOKUPS
+    assert not grids.expect(19 * LOOKUPS)  # for so few it hardly pays
+    assert compiles.calls == 0
+    assert grids.expect(20 * LOOKUPS)
+    assert compiles.calls == 2 and set(grids.compiled) == {teacher.fine, teacher.coarse}
+    assert not grids.expect(20 * LOOKUPS)  # they are
+    teacher(POINTS)
+    assert compiles.calls == 2
+
+
 @pytest.mark.parametrize("fails_at", ["compiling", "running"])
 def test_where_nothing_compiles_the_grids_stay_as_they_are(compiles, capsys, fails_at):
     def broken(*_):
