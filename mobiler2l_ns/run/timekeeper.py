@@ -25,7 +25,7 @@ from mobiler2l_ns.saved_run import SavedRun, newest_checkpoint
 
 WARM_UP = 0.05
 """Most of distillation that the student's warm-up may take."""
-MOST_FINETUNING = 2.0
+MOST_FINETUNING = 5.0
 """Most steps of fine-tuning, in those planned, if distillation ends early."""
 IN_STEPS = ("max_steps", "warmup_steps", "warm_up_end")
 """What nerfstudio's schedules have in steps."""

@@ -20,7 +20,7 @@ from nerfstudio.utils import comms, writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
-from torch.cuda.amp import GradScaler
+from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LambdaLR
 
 from mobiler2l_ns import devices
@@ -76,7 +76,10 @@ class MobileR2LTrainerConfig(TrainerConfig):
 
 
 class Scaler(GradScaler):
-    """Of gradients; checkpoints written without one, on a CPU, may go on with it."""
+    """Of gradients on CUDA; checkpoints written without one, on a CPU, may go on with it."""
+
+    def __init__(self, enabled: bool = True, **settings: Any) -> None:
+        super().__init__("cuda", enabled=enabled, **settings)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict:

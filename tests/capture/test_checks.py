@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tiny_capture import HEIGHT, WIDTH, edit, pattern, pose, write_capture
 from mobiler2l_ns.capture import checks
 from mobiler2l_ns.capture.checks import lens_error
 from mobiler2l_ns.errors import UserError
-from mobiler2l_ns.plugin.check_command import check, dataparser_of
+from mobiler2l_ns.plugin.check_command import check, dataparser_of, entrypoint
 
 
 def look(folder):
@@ -156,15 +157,20 @@ def test_a_long_look_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
     assert shown or not sys.stdout.isatty()
 
 
-def test_the_command_prints_a_table_and_ends_with_0_or_1(tmp_path):
-    command = "from mobiler2l_ns.plugin.check_command import entrypoint; entrypoint()"
+def test_the_command_prints_a_table_and_ends_with_0_or_1(tmp_path, monkeypatch, capsys):
+    def check_it(path):
+        monkeypatch.setattr(sys, "argv", ["mobiler2l-check", str(path)])
+        try:
+            entrypoint()
+        finally:
+            told.append(capsys.readouterr().out)
 
-    def run(path):
-        return subprocess.run([sys.executable, "-c", command, str(path)], capture_output=True, text=True)
-
-    good = run(write_capture(tmp_path / "good [b]") / "transforms.json")
-    assert good.returncode == 0 and "9 train, 1 val" in good.stdout and "good [b]" in good.stdout
-    bad = run(write_capture(tmp_path / "bad", save=truncated))
-    assert bad.returncode == 1 and "04.png cannot be read" in bad.stdout and "08.png cannot" in bad.stdout
-    none = run(tmp_path)
+    told = []
+    check_it(write_capture(tmp_path / "good [b]") / "transforms.json")
+    assert "9 train, 1 val" in told[0] and "good [b]" in told[0]
+    with pytest.raises(SystemExit) as ended:
+        check_it(write_capture(tmp_path / "bad", save=truncated))
+    assert ended.value.code == 1 and "04.png cannot be read" in told[1] and "08.png cannot" in told[1]
+    command = [str(Path(sys.executable).parent / "mobiler2l-check"), str(tmp_path)]
+    none = subprocess.run(command, capture_output=True, text=True)
     assert none.returncode == 1 and f"{tmp_path} is no capture" in none.stderr and "Traceback" not in none.stderr

@@ -22,6 +22,7 @@ from mobiler2l_ns.export.extra import Extra
 from mobiler2l_ns.export.formats import all_formats
 from mobiler2l_ns.export.graph import PoseToImage, RaysToImage, fold_batch_norms, graph_of
 from mobiler2l_ns.export.package import Request, export_packages, view_of
+from mobiler2l_ns.plugin.export_commands import entrypoint
 from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.model import MobileR2LModelConfig
 from mobiler2l_ns.student.renderer import Student
@@ -118,7 +119,7 @@ def test_every_format_at_every_precision_gives_the_students_pictures(format_name
 @pytest.mark.parametrize("format_name", ALWAYS)
 def test_fewer_bits_make_smaller_packages(format_name, tmp_path):
     thresholds = FORMATS[format_name].thresholds
-    student = make_student(width_of_body=64, num_blocks=1, sr_blocks=1)
+    student = make_student(width_of_body=64, num_blocks=1, sr_blocks=1, strides=(2,), sr_channels=(16,))
     requests = [Request(format_name, "encoding", precision) for precision in thresholds]
     sizes = {file.precision: file.bytes for file in export_packages(student, requests, tmp_path)}
     bits = {"fp32": 32, "fp16": 16, "int8": 8, "palette6": 6, "palette4": 4}
@@ -177,7 +178,8 @@ def test_core_ml_computes_the_network_alone_in_half_precision_throughout(tmp_pat
 
 
 def test_core_ml_holds_several_sizes_and_their_weights_once(tmp_path):
-    student = make_student(pitches=(1.0, 2.0), sphere=True, width_of_body=96, num_blocks=1, sr_blocks=1)
+    small = {"num_blocks": 1, "sr_blocks": 1, "strides": (2, 2), "sr_channels": (16, 8)}
+    student = make_student(pitches=(1.0, 2.0), sphere=True, width_of_body=96, **small)
     (both,) = export_packages(student, [Request("coreml", sizes=((44, 60), (22, 30)))], tmp_path)
     assert [view["function"] for view in both.views] == ["size_60x44", "size_30x22"]
     assert [view["pitch"] for view in both.views] == [1.0, 2.0]
@@ -418,10 +420,9 @@ def test_ns_export_runs_ours(run, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mobiler2l.onnx", "manifest.json", "CLIENT.md"}
 
 
-def test_a_wrong_path_is_one_clear_line(tmp_path):
-    script = str(Path(sys.executable).parent / "mobiler2l-export")
+def test_a_wrong_path_is_one_clear_line(tmp_path, monkeypatch):
     arguments = ["onnx", "--load-config", str(tmp_path / "none.yml"), "--output-dir", str(tmp_path / "out")]
-    done = subprocess.run([script, *arguments], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("No run at ") and "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["mobiler2l-export", *arguments])
+    with pytest.raises(UserError, match=r"^No run at .*none\.yml"):
+        entrypoint()
     assert not (tmp_path / "out").exists()
