@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 PAYS_AFTER = 100_000_000
 """Lookups, points times levels, that take about as long as compiling: some twenty seconds."""
-PAYS_TWICE = 2.0
-"""Times that many lookups that are to come for certain make it pay at once."""
+AT_ONCE = 2.0
+"""Times so many lookups must be to come for compiling to pay before the first of them."""
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -67,7 +67,7 @@ class HashGrids:
         Returns:
             Whether they have been compiled by this.
         """
-        if self.lookups >= self.pays_after or lookups < PAYS_TWICE * self.pays_after:
+        if self.lookups >= self.pays_after or lookups < AT_ONCE * self.pays_after:
             return False
         self.lookups = self.pays_after
         self._compile()
