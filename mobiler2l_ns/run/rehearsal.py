@@ -111,12 +111,13 @@ def measure(trainer: Trainer, optimizers: Optimizers, seconds: float) -> Speeds:
     with undone(trainer), manager.rehearsing(VIEWS):
         trainer.optimizers = optimizers
         pipeline.train()
-        teacher = 0.0
         if pipeline.plan.teacher:
             pipeline.phase = pipeline.phases[Phase.TEACHER]
-            teacher = _teachers_seconds(step, trainer, seconds)
+            teacher = _compiled_if_it_pays(step, trainer, seconds)
             model.zero_grad(set_to_none=True)
-        pseudo_view = _teachers_seconds(view, trainer, seconds)
+            pseudo_view = seconds_of(view, trainer.device, most)
+        else:
+            teacher, pseudo_view = 0.0, _compiled_if_it_pays(view, trainer, seconds)
         pipeline.phase = pipeline.phases[Phase.DISTIL]
         first = full = _student_step(model.student.network, pipeline.growth.active(0.0), step, trainer, most)
         if pipeline.growth.active(0.0) < pipeline.growth.blocks or len(model.config.pitches) > 1:
@@ -125,8 +126,8 @@ def measure(trainer: Trainer, optimizers: Optimizers, seconds: float) -> Speeds:
     return Speeds(teacher, pseudo_view, first, full)
 
 
-def _teachers_seconds(work: Callable[[], None], trainer: Trainer, seconds: float) -> float:
-    """As it will be in the run: with compiled hash grids, if that pays in such a time."""
+def _compiled_if_it_pays(work: Callable[[], None], trainer: Trainer, seconds: float) -> float:
+    """Seconds that the teacher's work takes, after its hash grids have been compiled if that pays in such a run."""
     grids, most = cast(MobileR2LPipeline, trainer.pipeline).model.hash_grids, MEASURED * seconds
     before, began = grids.lookups if grids else 0, time.monotonic()
     taken = seconds_of(work, trainer.device, most)

@@ -16,9 +16,7 @@ from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor, nn
 
 PAYS_AFTER = 100_000_000
-"""Lookups, points times levels, that take about as long as compiling: some twenty seconds."""
-AT_ONCE = 2.0
-"""Times so many lookups must be to come for compiling to pay before the first of them."""
+"""Lookups, points times levels, that take longer than compiling does: without gradients about twice as long."""
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -67,7 +65,7 @@ class HashGrids:
         Returns:
             Whether they have been compiled by this.
         """
-        if self.lookups >= self.pays_after or lookups < AT_ONCE * self.pays_after:
+        if self.lookups >= self.pays_after or lookups < self.pays_after:
             return False
         self.lookups = self.pays_after
         self._compile()

@@ -289,9 +289,12 @@ def test_an_interrupted_measurement_leaves_nothing_either(configure, monkeypatch
     assert [name for name, value in before.items() if not same(after[name], value)] == []
 
 
+@pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize(("minutes", "compiled"), [(0.1, False), (100_000.0, True)])
-def test_a_teacher_is_measured_as_it_will_be_in_the_run(configure, monkeypatch, minutes, compiled):
+def test_a_teacher_is_measured_as_it_will_be_in_the_run(configure, monkeypatch, minutes, compiled, trained):
     trainer = set_up(configure(minutes=None))
+    if not trained:  # as where another run's teaches
+        trainer.pipeline.plan = replace(trainer.pipeline.plan, teacher=0)
     functions = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: functions.append(function) or function)
     grids = trainer.pipeline.model.hash_grids
@@ -302,8 +305,8 @@ def test_a_teacher_is_measured_as_it_will_be_in_the_run(configure, monkeypatch, 
     )
     speeds = measure(trainer, trainer._build_optimizers(), 60.0 * minutes)
     assert len(functions) == (len(grids.grids) if compiled else 0)
-    assert speeds.teacher_step == speeds.view == (1.0 if compiled else 2.0)
-    assert measured[:2] == [False, compiled]  # the teacher's step again, or its views
+    assert (speeds.teacher_step, speeds.view) == ((1.0 if compiled else 2.0) * trained, 1.0 if compiled else 2.0)
+    assert measured[:2] == [False, compiled]  # the same once more, or what comes next
 
 
 def test_the_median_counts_and_the_first_times_do_not():

@@ -78,11 +78,11 @@ def test_grids_that_much_will_be_asked_of_are_compiled_at_once(compiles):
     grids = HashGrids(teacher, pays_after=10 * LOOKUPS)
     teacher(POINTS)
     assert grids.lookups == LOOKUPS
-    assert not grids.expect(19 * LOOKUPS)  # for so few it hardly pays
+    assert not grids.expect(9 * LOOKUPS)
     assert compiles.calls == 0
-    assert grids.expect(20 * LOOKUPS)
+    assert grids.expect(10 * LOOKUPS)
     assert compiles.calls == 2 and set(grids.compiled) == {teacher.fine, teacher.coarse}
-    assert not grids.expect(20 * LOOKUPS)  # they are
+    assert not grids.expect(10 * LOOKUPS)  # they are
     teacher(POINTS)
     assert compiles.calls == 2
 
