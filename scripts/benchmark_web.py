@@ -153,6 +153,9 @@ def main() -> None:
     parser.add_argument("--onnxruntime-web", type=Path, help="dist/ of its npm package")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     arguments = parser.parse_args()
+    runtime: Path | None = arguments.onnxruntime_web
+    if runtime is not None and (missing := [name for name in RUNTIME if not (runtime / name).is_file()]):
+        parser.error(f"--onnxruntime-web {runtime} has no {missing[0]}: give the dist/ of the npm package")
 
     from results_file import write_json
     from rich.console import Console
@@ -167,9 +170,9 @@ def main() -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             # A browser of its own for each, so that none is warm.
             opened[name] = {"page": open_page(folder / "page", stack.enter_context(Chromium()), student)}
-            if arguments.onnxruntime_web is not None:
-                settings = (folder / "ort", stack.enter_context(Chromium()), student, arguments.onnxruntime_web)
-                opened[name]["onnxruntime-web"] = open_onnxruntime(*settings)
+            if runtime is not None:
+                browser = stack.enter_context(Chromium())
+                opened[name]["onnxruntime-web"] = open_onnxruntime(folder / "ort", browser, student, runtime)
         for _ in range(arguments.runs):
             for page in (page for pages in opened.values() for page in pages.values()):
                 page.times.append(page.frame())

@@ -74,6 +74,11 @@ class Settled:
     views: int
 
 
+def shares(trains_teacher: bool) -> tuple[float, float]:
+    """Shares of a run's time: of the teacher's training, and of the first pseudo views."""
+    return (TEACHER, POOL) if trains_teacher else (0.0, POOL / (1.0 - TEACHER))
+
+
 def student_step(speeds: Speeds, recipe: Recipe) -> tuple[float, float]:
     """Mean seconds of a step in distillation and in fine-tuning, new pseudo views included."""
     growth = recipe.growth
@@ -131,11 +136,10 @@ def share_out(minutes: float, spent: float, speeds: Speeds, recipe: Recipe) -> S
 
 def _shared_out(seconds: float, speeds: Speeds, recipe: Recipe) -> Settled | None:
     time = usable(seconds, speeds, recipe)
-    view, wanted = speeds.view / recipe.ranks, recipe.steps.teacher
-    teacher, of_pool = 0, POOL / (1.0 - TEACHER)
+    view, wanted, teacher = speeds.view / recipe.ranks, recipe.steps.teacher, 0
+    of_teacher, of_pool = shares(wanted > 0)
     if wanted:
-        of_pool = POOL
-        teacher = max(0, min(int(TEACHER * time / speeds.teacher_step), round(MOST_TEACHER * wanted)))
+        teacher = max(0, min(int(of_teacher * time / speeds.teacher_step), round(MOST_TEACHER * wanted)))
     views = max(min(LEAST_VIEWS, recipe.views), min(int(of_pool * time / view), recipe.views))
     distil, finetune = student_steps(time - teacher * speeds.teacher_step - views * view, speeds, recipe)
     if distil < LEAST_STEPS or teacher < min(LEAST_STEPS, wanted):

@@ -17,13 +17,11 @@ from nerfstudio.utils import writer
 from torch import nn
 
 from mobiler2l_ns.progress.phases import Phase
-from mobiler2l_ns.run.budget import Speeds
+from mobiler2l_ns.run.budget import Speeds, shares
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
 MEASURED = 0.005
 """Share of a run's time that each measurement may take."""
-OF_TEACHER = 0.5
-"""Share of a run's time, about, that its teacher computes: its own training and its pseudo views."""
 WARM_UP = 2
 """Times that are not counted: kernels are compiled, photos are read."""
 LEAST, MOST = 3, 20
@@ -128,10 +126,11 @@ def measure(trainer: Trainer, optimizers: Optimizers, seconds: float) -> Speeds:
 
 def _compiled_if_it_pays(work: Callable[[], None], trainer: Trainer, seconds: float) -> float:
     """Seconds that the teacher's work takes, after its hash grids have been compiled if that pays in such a run."""
-    grids, most = cast(MobileR2LPipeline, trainer.pipeline).model.hash_grids, MEASURED * seconds
+    pipeline, most = cast(MobileR2LPipeline, trainer.pipeline), MEASURED * seconds
+    grids, of_teacher = pipeline.model.hash_grids, sum(shares(pipeline.plan.teacher > 0))
     before, began = grids.lookups if grids else 0, time.monotonic()
     taken = seconds_of(work, trainer.device, most)
-    if grids and grids.expect((grids.lookups - before) / (time.monotonic() - began) * OF_TEACHER * seconds):
+    if grids and grids.expect((grids.lookups - before) / (time.monotonic() - began) * of_teacher * seconds):
         taken = seconds_of(work, trainer.device, most)
     return taken
 

@@ -16,7 +16,7 @@ from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor, nn
 
 PAYS_AFTER = 100_000_000
-"""Lookups, points times levels, that take longer than compiling does: without gradients about twice as long."""
+"""Lookups, points times levels, that take longer than compiling does."""
 
 Encode = Callable[[Tensor], Tensor]
 

@@ -12,7 +12,7 @@ from mobiler2l_ns.student.renderer import Student
 
 def test_growth_and_pruning_cost_a_graph_each(device):
     if not compiles(device):
-        pytest.skip("nothing compiles here")
+        pytest.skip("torch.compile finds no compiler for this device")
     config = StudentConfig(width=32, num_blocks=3, sr_channels=(16, 16, 8), sr_blocks=1, norm=False, activation="relu")
     student = Student(config, Execution(compile="on")).to(device).train()
     student.compile_for(torch.device(device))

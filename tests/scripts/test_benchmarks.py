@@ -175,6 +175,13 @@ def test_pruned_students_are_measured_side_by_side(tmp_path, cache, race):
     assert str(tmp_path.parent) not in (tmp_path / "pruning.json").read_text()
 
 
+def test_a_folder_without_the_runtime_is_one_clear_line(tmp_path, bench, capsys):
+    with pytest.raises(SystemExit):
+        bench("benchmark_web", "mobiler2l-fast", "--onnxruntime-web", tmp_path)
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith(f"--onnxruntime-web {tmp_path} has no ort.wasm.min.mjs: give the dist/ of the npm package")
+
+
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 def test_the_web_page_is_timed_in_a_browser(tmp_path, bench):
     names = ["mobiler2l-fast", "mobiler2l-fast+volume_rays=0+num_blocks=9"]
