@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mobiler2l_ns.geometry.chords import Chords
+from mobiler2l_ns.geometry.chords import Chords, finer_directions
 from mobiler2l_ns.student.volume import SEEN, STEEPEST, Composited, Volume
 
 
@@ -126,6 +126,83 @@ def deferred(pipeline: Any) -> None:
     volume.forward = forward
 
 
+def calm(pipeline: Any) -> None:
+    """Points stay in their places from the middle of distillation on, where packages have them, too."""
+    proposals = pipeline.model.student.volume.proposals
+    place, set_progress, settled = proposals.forward, pipeline.phase.set_progress, False
+
+    def with_progress(progress: float) -> None:
+        nonlocal settled
+        settled = progress >= 0.5
+        set_progress(progress)
+
+    def placed(*rays: Any) -> tuple[Tensor, Tensor]:
+        training = proposals.training
+        proposals.training = training and not settled
+        try:
+            return place(*rays)
+        finally:
+            proposals.training = training
+
+    pipeline.phase.set_progress, proposals.forward = with_progress, placed
+
+
+def fading(pipeline: Any) -> None:
+    """The volume's own picture counts less and less: by the end of distillation not at all."""
+    losses, set_progress, left = pipeline.model.get_loss_dict, pipeline.phase.set_progress, 1.0
+
+    def with_progress(progress: float) -> None:
+        nonlocal left
+        left = 1.0 - progress
+        set_progress(progress)
+
+    def weighted(*args: Any) -> dict[str, Tensor]:
+        found = losses(*args)
+        return {**found, "volume_rgb_loss": left * found["volume_rgb_loss"]}
+
+    pipeline.phase.set_progress, pipeline.model.get_loss_dict = with_progress, weighted
+
+
+@torch.no_grad()
+def teachers_colours(pipeline: Any) -> None:
+    """Planes that begin with the teacher's colours, and a map that shows them: what its views show where their rays
+    end is shared out among the three planes by turns, each taking the mean of what the other two leave."""
+    student, volume = pipeline.model.student, pipeline.model.student.volume
+    count, (planes, *_) = volume.colours, volume.planes
+    points, shown = [], []
+    student.eval()
+    for _ in range(40):
+        rays, pictures, _ = pipeline.datamanager.pseudo_batch()
+        fine = student.chords(rays.origins, finer_directions(rays.directions, volume.shape.volume_rays))
+        coarse = student.chords(rays.origins, finer_directions(rays.directions, student.density_rays()))
+        edges, contracted = student.bin_edges(), student.is_contracted()
+        t, optical, places = _proposed(volume, fine, coarse, edges, contracted)
+        ends = 1.0 - (-optical.sum(-1)).exp() > 0.9
+        size = fine.along.shape[1:3]
+        colours = functional.adaptive_avg_pool2d(pictures.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+        points.append(places[..., places.shape[-2] // 2, :][ends])
+        shown.append(colours[ends])
+    student.train()
+    at, colour = torch.cat(points), torch.cat(shown)
+    cells = planes.shape[-1]
+    x, y, z = ((at + 1.0) / 2.0 * (cells - 1)).round().long().clamp(0, cells - 1).unbind(-1)
+    index = torch.stack([y * cells + x, z * cells + x, z * cells + y])
+    means = (colour.mean(0) / 3.0).repeat(3, cells * cells, 1)
+    for _ in range(5):
+        for plane in range(3):
+            others = sum(means[other][index[other]] for other in range(3) if other != plane)
+            total, seen = torch.zeros_like(means[plane]), torch.ones(cells * cells, 1)
+            total.index_add_(0, index[plane], colour - others - colour.mean(0) / 3.0)
+            seen.index_add_(0, index[plane], torch.ones(len(at), 1))
+            means[plane] = colour.mean(0) / 3.0 + total / seen
+    planes[:, :count] = means.permute(0, 2, 1).reshape(3, count, cells, cells)
+    hidden, values, identity = volume.hidden, volume.values, torch.eye(count)
+    hidden.weight[:count], hidden.bias[:count] = 0.0, 0.0
+    hidden.weight[:count, :count] = identity
+    values.weight[:, :count], values.weight[1 : count + 1], values.bias[1 : count + 1] = 0.0, 0.0, 0.0
+    values.weight[1 : count + 1, :count] = identity
+
+
 @torch.no_grad()
 def _proposed(
     volume: Volume, fine: Chords, coarse: Chords, edges: Tensor, contracted: bool
@@ -154,4 +231,9 @@ def _composited(weights: Tensor, features: Tensor, t: Tensor, volume: Volume) ->
     return Composited(torch.cat([shown, accumulation], dim=-1).permute(0, 3, 1, 2), colours, place)
 
 
-VOLUME_IDEAS = {idea.__name__: idea for idea in (total_variation, more_variation, sparse, learned_density, deferred)}
+VOLUME_IDEAS = {
+    idea.__name__: idea
+    for idea in (
+        total_variation, more_variation, sparse, learned_density, deferred, calm, fading, teachers_colours,
+    )
+}  # fmt: skip
