@@ -212,8 +212,11 @@ def design_rows(runs: Any, scenes: Mapping[str, Path], table: str, shown: list[s
         for scene in scenes:
             entry[f"{scene} dB"] = figure(runs, scene, name, "psnr")
         entry["SSIM"] = mean([figure(runs, scene, name, "ssim") for scene in scenes])
+        entry["LPIPS"] = mean([figure(runs, scene, name, "lpips") for scene in scenes])
         entry["to teacher dB"] = mean([figure(runs, scene, name, "psnr_to_teacher") for scene in scenes])
         entry["ms here"] = mean([package(runs, scene, name, "fp16").get("ms") for scene in scenes])
+        steps = [runs[scene, name].get("step") for scene in scenes if (scene, name) in runs]
+        entry["steps"] = " / ".join(str(each) for each in steps)
         rows.append({**entry, said[0]: db, said[1]: ms})
     return rows
 
@@ -374,9 +377,9 @@ def main() -> None:
 
     del arguments.write_only
     settings = {name: value for name, value in vars(arguments).items() if isinstance(value, str | int | float | list)}
-    kept = ("run", "status", "attempt", "busy", "result")
+    kept = ("run", "status", "attempt", "step", "busy", "result")
     write_text(arguments.page, markdown(tables, lines, settings))
-    short = [{name: run[name] for name in kept} for run in runs]
+    short = [{name: run.get(name) for name in kept} for run in runs]
     write_json(arguments.json, {"settings": settings, "tables": tables, "order": lines, "runs": short})
 
 
