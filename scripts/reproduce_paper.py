@@ -375,8 +375,8 @@ def main() -> None:
     print("\n".join(lines))
     from results_file import write_json, write_text
 
-    del arguments.write_only
-    settings = {name: value for name, value in vars(arguments).items() if isinstance(value, str | int | float | list)}
+    kinds = (str, int, float, list)
+    settings = {name: value for name, value in vars(arguments).items() if type(value) in kinds}
     kept = ("run", "status", "attempt", "step", "busy", "result")
     write_text(arguments.page, markdown(tables, lines, settings))
     short = [{name: run.get(name) for name in kept} for run in runs]
