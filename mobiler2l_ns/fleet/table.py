@@ -32,8 +32,9 @@ def summary(states: States) -> str:
 
 
 def decibels(state: RunState) -> float | None:
-    """On the test views where they have been measured, otherwise the newest of the learning curve."""
-    return state.result.get("psnr", state.psnr)
+    """On the test views; of a run under way the newest of its learning curve. The two cannot be compared, so a run that
+    is over and was not evaluated, such as a shared teacher, has none."""
+    return state.result.get("psnr") if state.is_over else state.psnr
 
 
 def doing(state: RunState) -> str:

@@ -86,6 +86,15 @@ def test_the_table_and_the_lines_say_how_far_each_run_is(fleet):
     assert console.file.getvalue().count(key) == 1  # type: ignore[attr-defined]
 
 
+def test_a_learning_curve_is_not_shown_beside_what_others_have_on_test_views(fleet):
+    states = states_of(fleet)
+    states[fleet.jobs[1].key] = RunState("done", phase="teacher", psnr=29.52)
+    console = Console(width=200, file=io.StringIO())
+    Lines(console)(fleet, states)
+    for shown in (printed(fleet_table(fleet, states)), console.file.getvalue()):  # type: ignore[attr-defined]
+        assert "30.00" in shown and "29.52" not in shown
+
+
 def test_json_tells_all_of_each_run(fleet):
     found = json.loads(json.dumps(as_json(fleet, states_of(fleet))))
     done, failed = found["runs"]
