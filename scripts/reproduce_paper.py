@@ -215,8 +215,8 @@ def design_rows(runs: Any, scenes: Mapping[str, Path], table: str, shown: list[s
         entry["LPIPS"] = mean([figure(runs, scene, name, "lpips") for scene in scenes])
         entry["to teacher dB"] = mean([figure(runs, scene, name, "psnr_to_teacher") for scene in scenes])
         entry["ms here"] = mean([package(runs, scene, name, "fp16").get("ms") for scene in scenes])
-        steps = [runs[scene, name].get("step") for scene in scenes if (scene, name) in runs]
-        entry["steps"] = " / ".join(str(each) for each in steps)
+        steps = [figure(runs, scene, name, "steps") for scene in scenes]
+        entry["steps"] = " / ".join(str(each) for each in steps if each is not None)
         rows.append({**entry, said[0]: db, said[1]: ms})
     return rows
 
@@ -284,7 +284,8 @@ def markdown(tables: Mapping[str, list[Row]], lines: list[str], settings: Mappin
         "# The paper's tables, run here",
         f"```bash\n{command}\n```",
         f"On {device_name('cpu')}. dB and SSIM are of photos that no phase has seen, ms of the fp16 package in\n"
-        "onnxruntime, of which ratios count. A column that begins with *paper* holds published figures.",
+        "onnxruntime, of which ratios count; steps of one scene after the other. A column that begins with *paper*\n"
+        "holds published figures.",
     ]
     for name, rows in tables.items():
         if not rows:
@@ -377,9 +378,9 @@ def main() -> None:
 
     kinds = (str, int, float, list)
     settings = {name: value for name, value in vars(arguments).items() if type(value) in kinds}
-    kept = ("run", "status", "attempt", "step", "busy", "result")
+    kept = ("run", "status", "attempt", "busy", "result")
     write_text(arguments.page, markdown(tables, lines, settings))
-    short = [{name: run.get(name) for name in kept} for run in runs]
+    short = [{name: run[name] for name in kept} for run in runs]
     write_json(arguments.json, {"settings": settings, "tables": tables, "order": lines, "runs": short})
 
 

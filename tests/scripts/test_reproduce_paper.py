@@ -70,8 +70,8 @@ def test_rows_stand_beside_the_published_figures_and_orders_are_compared(script,
     scenes = {"lego": data}
     packages = [{"precision": "fp16", "mb": 8.5, "ms": 7.0, "psnr_student": 70.0, "psnr_photos": 29.0}]
     results = {"4-mlp": 20.0, "4-1x1-conv": 19.0, "4-plus-relu": 26.0}
-    done = {name: {"result": {"psnr": db, "packages": packages}, "step": 1999} for name, db in results.items()}
-    runs = {("lego", name): run for name, run in done.items()}
+    done = {name: {"psnr": db, "packages": packages, "steps": 2000} for name, db in results.items()}
+    runs = {("lego", name): {"result": result, "step": 1999} for name, result in done.items()}
     rows = script.design_rows(runs, scenes, "4", ["MLP", "1x1 CONV", "+ ReLU", "+ GELU"])
     assert [row["lego dB"] for row in rows] == [20.0, 19.0, 26.0, None]
     assert rows[2]["paper dB"] == 26.82 and rows[0]["ms here"] == 7.0
@@ -80,7 +80,7 @@ def test_rows_stand_beside_the_published_figures_and_orders_are_compared(script,
     page = script.markdown({"4": rows, "5": []}, [line], {"table": ["4", "5"], "teacher_steps": 9, "minutes": 10.0})
     assert "reproduce_paper.py --data FOLDER --table 4 5 --teacher-steps 9 --minutes 10.0\n" in page
     assert "## Table 4\n\n| row | lego dB | SSIM | LPIPS |" in page and "## Table 5" not in page
-    assert "| + ReLU | 26.000 |  |  |  | 7.000 | 1999 | 26.820 | 16.200 |" in page and page.endswith(f"- {line}\n")
+    assert "| + ReLU | 26.000 |  |  |  | 7.000 | 2000 | 26.820 | 16.200 |" in page and page.endswith(f"- {line}\n")
     runs = {("lego", "published"): {"result": {"psnr": 30.0, "packages": packages}}}
     mean, lego = script.scene_rows(runs, scenes)
     assert (mean["scene"], mean["paper dB"], lego["paper dB"]) == ("synthetic, 1 of 8", None, 32.18)
