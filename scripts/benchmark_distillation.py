@@ -8,7 +8,8 @@ volume), and may have fields of its pipeline replaced: ``default+model.jitter="r
 clock runs during training steps only. ``default@own`` is a recipe with a network of its own while the others share
 ``--network``. The learning rate follows each recipe's own schedule, with the run's end where the clock will be at zero.
 
-With the weights of LPIPS in the cache folder (lpips_weights.py) that is measured at the end, too.
+Judged are fresh poses, test photos, and some of the pseudo views themselves (``psnr_learned``): a recipe that overfits
+is better at these. With the weights of LPIPS in the cache folder (lpips_weights.py) that is measured at the end, too.
 """
 
 from __future__ import annotations
@@ -180,7 +181,8 @@ class Race:
         return pipeline
 
     def test_cameras(self, pipeline: Any) -> dict[str, list[tuple[Any, Tensor]]]:
-        """Cameras and pictures to be judged on: fresh poses seen by the teacher, and the capture's test photos."""
+        """Cameras and pictures to be judged on: fresh poses seen by the teacher, the capture's test photos, and some of
+        the views that are learned from."""
         from mobiler2l_ns.teacher.render import fingerprint
 
         teacher = pipeline.model.find_teacher()
@@ -202,10 +204,13 @@ class Race:
             asked = [*cameras, *(camera for camera, _ in photos)]
             torch.save([pipeline.model.render_teacher(camera)["rgb"].cpu() for camera in asked], file)
         pictures = torch.load(file)
+        pool = pipeline.datamanager.pool
+        seen = range(min(TEST_POSES, len(pool)))
+        learned = [(student.training_camera(pool.poses[i]), pool.pictures[i] / 255.0) for i in seen]
         by_teacher = pictures[len(cameras) :]
         self.teacher_score = score([(a, b) for a, (_, b) in zip(by_teacher, photos, strict=True)])
         pictures = pictures[: len(cameras)]
-        return {"poses": list(zip(cameras, pictures, strict=True)), "photos": photos}
+        return {"poses": list(zip(cameras, pictures, strict=True)), "photos": photos, "learned": learned}
 
 
 class Pace:
@@ -288,6 +293,7 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
             pipeline.phase.set_progress(1.0)  # nothing, unless the last step was so long that a round was missed
         if elapsed >= seconds * (len(curve) + 1) / MARKS:
             at_poses, at_photos = judge(student, tested["poses"]), judge(student, tested["photos"])
+            learned = judge(student, tested["learned"])
             curve.append(
                 {
                     "seconds": round(elapsed, 1),
@@ -296,9 +302,11 @@ def run(race: Race, name: str, seed: int) -> tuple[dict[str, Any], Any]:
                     "ssim": at_poses[1],
                     "psnr_photos": at_photos[0],
                     "ssim_photos": at_photos[1],
+                    "psnr_learned": learned[0],
                 }
             )
-            print(f"  {name} seed {seed}: {elapsed:6.0f} s, {step} steps, {at_poses[0]:.2f} dB", flush=True)
+            judged = f"{at_poses[0]:.2f} dB, {at_photos[0]:.2f} on photos, {learned[0]:.2f} on learned views"
+            print(f"  {name} seed {seed}: {elapsed:6.0f} s, {step} steps, {judged}", flush=True)
     last = {key: value for key, value in curve[-1].items() if key != "steps"}
     if race.lpips is not None:
         last["lpips"] = judge_lpips(student, tested["poses"], race.lpips)
