@@ -54,13 +54,15 @@ _full = MobileR2LTrainerConfig(
         datamanager=MobileR2LDataManagerConfig(
             dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=4096
         ),
-        # Where a volume says what is seen, a fifth of the paper's blocks and a lighter tail do the rest.
+        # Where a volume says what is seen, a sixth of the paper's blocks and a lighter tail do the rest.
         model=MobileR2LModelConfig(
             volume_rays=4,
             volume_cells=(192,),
+            density_cells=80,
+            density_bins=48,
             norm=False,
             activation="relu",
-            num_blocks=6,
+            num_blocks=5,
             sr_channels=(32, 24, 12),
             sr_blocks=1,
         ),
@@ -106,6 +108,8 @@ _tiny = replace(
         model=replace(
             _full.pipeline.model,
             volume_cells=(128,),
+            density_cells=64,
+            density_bins=32,
             num_frequencies=4,
             width=128,
             num_blocks=8,
@@ -155,6 +159,8 @@ _fast = replace(
             _full.pipeline.model,
             volume_points=2,
             volume_cells=(128,),
+            density_cells=64,
+            density_bins=32,
             width=192,
             num_blocks=3,
             sr_channels=(24, 16, 8),
