@@ -206,7 +206,7 @@ class Race:
         pictures = torch.load(file)
         pool = pipeline.datamanager.pool
         seen = range(min(TEST_POSES, len(pool)))
-        learned = [(student.training_camera(pool.poses[i]), pool.pictures[i] / 255.0) for i in seen]
+        learned = [(student.training_camera(pool.poses[i]), pool.pictures[i].cpu() / 255.0) for i in seen]
         by_teacher = pictures[len(cameras) :]
         self.teacher_score = score([(a, b) for a, (_, b) in zip(by_teacher, photos, strict=True)])
         pictures = pictures[: len(cameras)]
