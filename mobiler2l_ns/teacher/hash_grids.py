@@ -54,8 +54,10 @@ class HashGrids:
             encode = self.compiled.get(grid)
             if encode is None:
                 return grid.pytorch_fwd(points)
-            # Rays and samples as one dimension: each further number of them would be compiled anew.
-            return encode(points.reshape(-1, 3)).reshape(*points.shape[:-1], -1)
+            # Points in a row, one dimension of them, and in renders without the wish for gradients that nerfacto's have
+            # there, too: whatever differs in these would be compiled anew, and from the eighth time on not at all.
+            flat = points if torch.is_grad_enabled() else points.detach()
+            return encode(flat.reshape(-1, 3).contiguous()).reshape(*points.shape[:-1], -1)
 
         return forward
 

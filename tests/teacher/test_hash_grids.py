@@ -7,6 +7,7 @@ import torch
 from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from mobiler2l_ns.teacher.hash_grids import HashGrids
 
@@ -71,6 +72,20 @@ def test_grids_are_compiled_once_they_have_been_used_enough(compiles):
         teacher(POINTS)
     assert compiles.calls == 2  # one a grid
     assert torch.equal(torch.get_rng_state(), drawn_before)  # the run draws what it would have drawn
+
+
+def test_a_render_is_compiled_once_whatever_its_points_were_made_for(monkeypatch):
+    compile, counter = torch.compile, CompileCounter()
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: compile(function, backend=counter, **settings))
+    teacher = Teacher()
+    grids = HashGrids(teacher, pays_after=1)
+    grids.expect(1)
+    assert counter.frame_count == 2  # one a grid
+    with torch.no_grad():
+        teacher(POINTS)
+        teacher(POINTS.reshape(-1, 3).clone().requires_grad_())  # as nerfacto's field has them
+        teacher(POINTS[:3, 0])
+    assert counter.frame_count == 2
 
 
 def test_grids_that_much_will_be_asked_of_are_compiled_at_once(compiles):
