@@ -206,7 +206,9 @@ class Race:
         pictures = torch.load(file)
         pool = pipeline.datamanager.pool
         seen = range(min(TEST_POSES, len(pool)))
-        learned = [(student.training_camera(pool.poses[i]), pool.pictures[i].cpu() / 255.0) for i in seen]
+        view = student.view()
+        pictures_seen = (pool.pictures[i][: view.height, : view.width].cpu() / 255.0 for i in seen)  # of whole cells
+        learned = [(student.training_camera(pool.poses[i]), each) for i, each in zip(seen, pictures_seen, strict=True)]
         by_teacher = pictures[len(cameras) :]
         self.teacher_score = score([(a, b) for a, (_, b) in zip(by_teacher, photos, strict=True)])
         pictures = pictures[: len(cameras)]

@@ -27,7 +27,8 @@ class ExactTeacher(Model):
     def get_outputs_for_camera(self, camera: Any, obb_box: Any = None) -> dict[str, Tensor]:
         pose = camera.camera_to_worlds.reshape(3, 4)
         width, height, focal = int(camera.width), int(camera.height), float(camera.fx)
-        rgba = render(pose, width, height, focal, supersample=2, solids=self.solids, device=camera.device)
+        centre = float(camera.cx), float(camera.cy)  # not the picture's: one that is learned is of whole cells
+        rgba = render(pose, width, height, focal, 2, self.solids, camera.device, centre)
         rays = camera.reshape(1).generate_rays(camera_indices=0, keep_shape=True)
         towards = rays.directions.reshape(-1, 3).T
         origin = pose[:, 3:].expand_as(towards)

@@ -278,19 +278,26 @@ def render(
     supersample: int = 3,
     solids: list[Solid] = SOLIDS,
     device: torch.device | str = "cpu",
+    centre: tuple[float, float] | None = None,
 ) -> Tensor:
     """Image (height, width, 4) of display RGB and straight alpha in 0..1, float32 on `device`; RGB is 0 where alpha is.
 
     `camera_to_world` (3, 4) is an OpenGL pose, `focal` in pixels; a pixel averages a grid of `supersample`^2 rays.
+    `centre` is the principal point (right, down) in pixels, that of the image if it is not given.
     """
+    right, down = centre or (width / 2, height / 2)
     on_cpu = torch.device(device).type == "cpu"
     with nullcontext() if on_cpu else torch.device(device):  # where numbers that stand in the code become tensors
-        return _render(camera_to_world.detach().to(device, torch.float32), width, height, focal, supersample, solids)
+        v, u = (
+            ((torch.arange(count * supersample) + 0.5) / supersample - middle) / focal
+            for count, middle in ((height, down), (width, right))
+        )
+        pose = camera_to_world.detach().to(device, torch.float32)
+        return _render(pose, *torch.meshgrid(v, u, indexing="ij"), supersample, solids)
 
 
-def _render(pose: Tensor, width: int, height: int, focal: float, supersample: int, solids: list[Solid]) -> Tensor:
-    offsets = [((torch.arange(n * supersample) + 0.5) / supersample - n / 2) / focal for n in (height, width)]
-    v, u = torch.meshgrid(*offsets, indexing="ij")
+def _render(pose: Tensor, v: Tensor, u: Tensor, supersample: int, solids: list[Solid]) -> Tensor:
+    height, width = (count // supersample for count in u.shape)
     rays = _unit(pose[:, :3] @ torch.stack((u, -v, -torch.ones_like(u))).reshape(3, -1))
     strips = []
     # Bounds memory, and keeps a CPU's working set in its cache.

@@ -68,7 +68,7 @@ def test_the_default_recipe_beats_the_published_one(tmp_path, cache, race):
     result, printed = race(
         "benchmark_distillation",
         "--oracle",
-        *("--resolution", 48, "--minutes", 0.05, "--views", 12, "--network", "small"),
+        *("--resolution", 46, "--minutes", 0.05, "--views", 12, "--network", "small"),  # not of whole cells
         *("--recipes", "paper,default"),
         *("--cache", cache, "--json", tmp_path / "race.json", "--png", tmp_path / "race.png"),
     )
