@@ -4,7 +4,8 @@ A light field does not know that there is a scene. Here the cell of each low-res
 rays, whose points lie where the teacher's surfaces are (``proposals``). There features are the sum of what three axis-
 aligned planes show (EG3D, Chan et al. 2022 §4.1; K-Planes, Fridovich-Keil et al. 2023; MERF, Reiser et al. 2023 §4.1),
 a two-layer map makes them density and features, and those are composited front to back. The network gets the composited
-features beside the encoded rays and does the rest in one pass, as without them.
+features beside the encoded rays and does the rest in one pass, as without them. (LightSpeed, Gupta et al. 2023, has its
+planes in the space of rays, where nothing is composited; that is for captures that look one way.)
 """
 
 from __future__ import annotations
