@@ -409,7 +409,7 @@ entrypoint()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mobiler2l.onnx", "manifest.json", "CLIENT.md"}
     assert "dB to photos" in " ".join(done.stdout.split())
     (entry,) = json.loads((tmp_path / "out/manifest.json").read_text())["files"]
-    assert f"{entry['psnr_photos']:.1f}" in done.stdout
+    assert f"{entry['psnr_photos']:.2f}" in done.stdout
 
 
 def test_ns_export_runs_ours(run, tmp_path):
