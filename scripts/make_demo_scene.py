@@ -292,8 +292,8 @@ def render(
             ((torch.arange(count * supersample) + 0.5) / supersample - middle) / focal
             for count, middle in ((height, down), (width, right))
         )
-        pose = camera_to_world.detach().to(device, torch.float32)
-        return _render(pose, *torch.meshgrid(v, u, indexing="ij"), supersample, solids)
+        v, u = torch.meshgrid(v, u, indexing="ij")
+        return _render(camera_to_world.detach().to(device, torch.float32), v, u, supersample, solids)
 
 
 def _render(pose: Tensor, v: Tensor, u: Tensor, supersample: int, solids: list[Solid]) -> Tensor:
