@@ -128,7 +128,8 @@ class ProposalGraph(nn.Module):
         last, side = self.cells - 1, self.cells * self.tiles
         x, y, z = ((axis.clamp(-1.0, 1.0) + 1.0) * (last / 2) for axis in (x, y, z))
         slice_ = z.clamp(max=last - 0.5).floor()
-        row = (slice_ / self.tiles).floor()
+        # From the middle of a slice: fast division may show 8 / 4 as a little less than 2.
+        row = ((slice_ + 0.5) * (1.0 / self.tiles)).floor()
         across = x + (slice_ - row * self.tiles) * self.cells
         down = y + row * self.cells
         places = across * (2 / (side - 1)) - 1.0, down * (2 / (side - 1)) - 1.0

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from small_student import VOLUMES, make_student
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.export.formats import all_formats
@@ -30,6 +32,28 @@ def test_the_graph_is_the_student(name):
         expected = student.render(student.training_camera(pose)).permute(2, 0, 1)
         got = graph(pose[None], student.capture.intrinsics[None])[0]
         torch.testing.assert_close(got, expected, atol=2e-4, rtol=0)
+
+
+class Approximate(TorchFunctionMode):
+    """Divides and multiplies as fast arithmetic of GPUs and of ncnn does: results end a little short of the exact."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inexact = func in (Tensor.div, Tensor.mul, Tensor.__truediv__, Tensor.__mul__)
+        return result * (1.0 - 2.0**-22) if inexact else result
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_inexact_arithmetic_shows_the_same_volume(name):
+    volume = PoseToImage(make_student(**VOLUMES[name])).eval().volume
+    assert volume is not None
+    z, y, x = torch.meshgrid(*(torch.linspace(-1, 1, count) for count in (volume.proposals.cells, 7, 5)), indexing="ij")
+    x, y, z = (axis.flatten(1)[None] for axis in (x, y, z))  # all slices, each where it lies itself
+    exact = volume.proposals.look_up(x, y, z)
+    with Approximate():
+        inexact = volume.proposals.look_up(x, y, z)
+    assert float(exact.std()) > 0.05
+    torch.testing.assert_close(inexact, exact, atol=1e-3, rtol=0)
 
 
 def test_the_network_alone_takes_what_the_whole_graph_gives_it():
