@@ -176,6 +176,45 @@ def hash_grids(pipeline: Any) -> None:
     volume.look_up = lambda points: grids(((points + 1.0) / 2.0).clamp(0.0, 1.0))
 
 
+def light_slab(pipeline: Any) -> None:
+    """Rays look up six planes of ray space by where they cross two planes, and nothing is composited; as large as the
+    three (LightSpeed, Gupta et al. 2023 §3). For captures whose cameras look one way."""
+    student, volume = pipeline.model.student, pipeline.model.student.volume
+    batches = [pipeline.datamanager.pseudo_batch()[0] for _ in range(10)]
+    seen = [(rays, student.chords(rays.origins, rays.directions)) for rays in batches]
+    ahead = functional.normalize(torch.cat([rays.directions.reshape(-1, 3) for rays in batches]).mean(0), dim=0)
+    right = functional.normalize(torch.linalg.cross(ahead, torch.eye(3)[int(ahead.abs().argmin())]), dim=0)
+    sides = torch.stack([right, torch.linalg.cross(ahead, right)])
+
+    def middle(chords: Chords) -> Tensor:
+        t, _, _ = _proposed(volume, chords, chords, student.bin_edges(), student.is_contracted())
+        return chords.start + t[..., t.shape[-1] // 2, None] * chords.along
+
+    ends = torch.cat([(middle(chords) @ ahead).flatten() for _, chords in seen]).quantile(torch.tensor([0.02, 0.98]))
+
+    def crossed(chords: Chords) -> Tensor:
+        t = (ends - chords.start @ ahead[:, None]) / (chords.along @ ahead)[..., None].clamp(min=1e-3)
+        points = chords.start[..., None, :] + t[..., None] * chords.along[..., None, :]
+        return (points @ sides.T).flatten(-2)
+
+    places = torch.cat([crossed(chords).reshape(-1, 4) for _, chords in seen])
+    low, high = places.amin(0), places.amax(0)
+    pairs, shape = torch.combinations(torch.arange(4)), volume.shape
+    channels, cells = shape.volume_channels // 2, shape.volume_cells[0]
+    volume.planes = nn.ParameterList([nn.Parameter(0.1 * torch.randn(len(pairs), channels, cells, cells))])
+    volume.hidden = nn.Linear(len(pairs) * channels, shape.volume_hidden)
+
+    def forward(fine: Chords, coarse: Chords, edges: Tensor, contracted: bool) -> Composited:
+        t, _, _ = _proposed(volume, fine, coarse, edges, contracted)
+        at = (2.0 * (crossed(fine) - low) / (high - low) - 1.0).reshape(-1, 4)[:, pairs].permute(1, 0, 2)[:, None]
+        found = functional.grid_sample(volume.planes[0], at, padding_mode="border", align_corners=True)
+        encoded = found[:, :, 0].flatten(0, 1).T.unflatten(0, fine.along.shape[:-1])
+        values = volume.values(functional.relu(volume.hidden(encoded)))[..., None, :]
+        return _composited(torch.ones_like(values[..., 0]), values[..., 1:], t.mean(-1, keepdim=True), volume)
+
+    volume.forward = forward
+
+
 @torch.no_grad()
 def teachers_colours(pipeline: Any) -> None:
     """Planes that begin with the teacher's colours, and a map that shows them: what its views show where their rays
@@ -248,6 +287,6 @@ VOLUME_IDEAS = {
     idea.__name__: idea
     for idea in (
         total_variation, more_variation, sparse, learned_density, deferred, calm, fading, teachers_colours,
-        hash_grids,
+        hash_grids, light_slab,
     )
 }  # fmt: skip
