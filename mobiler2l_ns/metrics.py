@@ -33,15 +33,22 @@ def behind_mask(picture: Image, reference: Image, mask: Mask | None) -> Image:
 
 
 def ssim(a: Image, b: Image) -> float:
-    """Structural similarity with an 11-pixel Gaussian window, over the picture's rows and columns; in pictures that are
-    smaller than that, with a narrower one."""
-    side = min(a.shape[:2])
-    sigma = 1.5 if side >= SSIM_WINDOW else max(1, (side - 1) // 2) / 3.5
+    """Structural similarity with an 11-pixel Gaussian window, over the picture's rows and columns; along an axis on
+    which the picture is smaller than that, with a narrower one."""
+    sigma = [_window_sigma(side) for side in a.shape[:2]]
     value = structural_similarity_index_measure(
         a.permute(2, 0, 1)[None].float(), b.permute(2, 0, 1)[None].float(), data_range=1.0, sigma=sigma
     )
     assert isinstance(value, Tensor)
     return float(value)
+
+
+def _window_sigma(side: int) -> float:
+    """Of a window that an axis of so many pixels holds; torchmetrics' reaches for 3.5 sigma to both sides."""
+    if side >= SSIM_WINDOW:
+        return 1.5
+    reach = max(min(1, side - 1), (side - 1) // 2)
+    return max(0.4, reach) / 3.5  # 0.4 is rounded to no reach: of a single pixel
 
 
 class LazyLPIPS(nn.Module):

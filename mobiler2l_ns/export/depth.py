@@ -37,10 +37,15 @@ def expected_depth(
     student: Student, view: PictureGeometry, pitch: float, pose: Float[Tensor, "3 4"]
 ) -> Float[Tensor, "2 mh mw"]:
     """Depth along the optical axis, scene units, and accumulation, by the student itself."""
-    rays = view.rays(pose[None].to(student.capture.intrinsics))
-    _, composited = student.look(*rays, pitch)
+    poses = pose[None].to(student.capture.intrinsics)
+    rays = view.rays(poses)
+
+    def finer(count: int) -> Float[Tensor, "1 mh mw 3"]:
+        return view.finer_rays(poses, count).directions
+
+    _, composited = student.look(*rays, pitch, finer)
     assert composited is not None
-    offsets = student.surfaces(rays, composited)[0] - pose[:, 3].to(rays.origins)
+    offsets = student.surfaces(rays, composited, finer)[0] - pose[:, 3].to(rays.origins)
     return torch.stack([-offsets @ pose[:, 2].to(offsets), composited.features[0, -1]]).cpu()
 
 

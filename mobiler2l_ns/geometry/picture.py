@@ -78,4 +78,9 @@ class PictureGeometry:
 
     def rays(self, poses: Float[Tensor, "n 3 4"]) -> LowResRays:
         """Low-resolution rays of undistorted cameras at the poses, computed on the poses' device."""
-        return pinhole_rays(poses, self.intrinsics, *self.grid, self.stride)
+        return self.finer_rays(poses, 1)
+
+    def finer_rays(self, poses: Float[Tensor, "n 3 4"], rays: int) -> LowResRays:
+        """The same through ``rays`` x ``rays`` parts of each cell; the stride is a multiple of ``rays``."""
+        rows, columns = (count * rays for count in self.grid)
+        return pinhole_rays(poses, self.intrinsics, rows, columns, self.stride // rays)

@@ -14,6 +14,8 @@ from mobiler2l_ns.geometry.encoding import DepthSpacing, Jitter, encoding_channe
 
 CLOSE = 0.75
 """Rays across a picture, for each cell across the coarse density, that are close enough to place points by."""
+LEAST = {"volume_points": 1, "volume_channels": 1, "volume_hidden": 1, "density_cells": 3, "density_bins": 1}
+"""Smallest sizes of a volume; the outermost cells of the density are empty."""
 Activation = Literal["gelu", "relu", "none"]
 
 
@@ -110,10 +112,17 @@ class NetworkShape(VolumeShape):
         """See that the volume fits the network.
 
         Raises:
-            ValueError: if its rays are not those of a map in the network, or its features do not hold a picture.
+            ValueError: if it is empty, its rays are not those of a map in the network, or its features do not hold a
+                picture.
         """
         if not self.volume_rays:
             return
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} {value}: it is at least {least}")
+        if min(self.volume_cells, default=0) < 2:
+            raise ValueError(f"volume_cells {self.volume_cells}: one number a level, at least 2")
         scales = [math.prod(self.strides[:count]) for count in range(len(self.strides) + 1)]
         if self.volume_rays not in scales:
             given = " ".join(map(str, scales))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -28,6 +31,8 @@ from mobiler2l_ns.student.config import Execution, StudentConfig
 from mobiler2l_ns.student.network import StudentNetwork
 from mobiler2l_ns.student.volume import Composited, Volume
 
+Finer = Callable[[int], Float[Tensor, "n mh mw 3"]]
+"""Directions through the parts of each low-resolution ray's cell, so many each way."""
 FOCAL_TOLERANCE = 0.01
 """A camera whose focal length is this close to a coarser pitch's gets that pitch."""
 NO_DEPTH = 1000.0
@@ -122,14 +127,23 @@ class Student(nn.Module):
         return self.config.placing_rays(max(self.capture.size()) / (self.config.stride * pitch))
 
     def composite(
-        self, origins: Float[Tensor, "n #h #w 3"], directions: Float[Tensor, "n h w 3"], pitch: float = 1.0
+        self,
+        origins: Float[Tensor, "n #h #w 3"],
+        directions: Float[Tensor, "n h w 3"],
+        pitch: float = 1.0,
+        finer: Finer | None = None,
     ) -> Composited | None:
-        """What the volume shows of low-resolution rays; None without one."""
+        """What the volume shows of low-resolution rays; None without one.
+
+        Args:
+            origins, directions, pitch: as for ``encode_rays``.
+            finer: directions of finer rays, where the camera is known; None: those between the low-resolution ones.
+        """
         if self.volume is None:
             return None
-        rays = self.config.volume_rays
-        fine = self.chords(origins, finer_directions(directions, rays))
-        coarse = self.chords(origins, finer_directions(directions, self.density_rays(pitch)))
+        finer = finer or partial(finer_directions, directions)
+        fine = self.chords(origins, finer(self.config.volume_rays))
+        coarse = self.chords(origins, finer(self.density_rays(pitch)))
         return self.volume(fine, coarse, self.bin_edges(), self.is_contracted())
 
     def count_density(
@@ -195,9 +209,10 @@ class Student(nn.Module):
         origins: Float[Tensor, "n #h #w 3"],
         directions: Float[Tensor, "n h w 3"],
         pitch: float = 1.0,
+        finer: Finer | None = None,
     ) -> tuple[Float[Tensor, "n colours sh sw"], Composited | None]:
-        """Pictures as ``forward`` gives them, and what the volume alone shows."""
-        inputs, composited = self.network_inputs(origins, directions, pitch)
+        """Pictures as ``forward`` gives them, and what the volume alone shows; ``finer`` as for ``composite``."""
+        inputs, composited = self.network_inputs(origins, directions, pitch, finer)
         device = directions.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self._in_half(device)):
             # Pictures to look at come in all sizes, each of which would be compiled anew.
@@ -209,12 +224,14 @@ class Student(nn.Module):
         origins: Float[Tensor, "n #h #w 3"],
         directions: Float[Tensor, "n h w 3"],
         pitch: float = 1.0,
+        finer: Finer | None = None,
     ) -> tuple[tuple[Tensor, ...], Composited | None]:
-        """What the network is given, encoded rays and with a volume its features, and what the volume shows."""
+        """What the network is given, encoded rays and with a volume its features, and what the volume shows; ``finer``
+        as for ``composite``."""
         # The encoding's sines and the volume's places need all of float32; only the network may run in half precision.
         with torch.autocast(directions.device.type, enabled=False):
             encoded = self.encode_rays(origins.float(), directions.float(), pitch)
-            composited = self.composite(origins.float(), directions.float(), pitch)
+            composited = self.composite(origins.float(), directions.float(), pitch, finer)
         return ((encoded,) if composited is None else (encoded, composited.features)), composited
 
     def _in_half(self, device: str) -> bool:
@@ -274,7 +291,8 @@ class Student(nn.Module):
             camera_type=camera.camera_type.reshape(1, 1),
         )
         rays = LowResRays(*(each.to(device) for each in camera_rays(view, self.config.stride)))
-        picture, composited = self.look(*rays, pitch)
+        finer = self._finer_of(view) if 1 in rays.directions.shape[1:3] else None  # whose neighbours tell nothing
+        picture, composited = self.look(*rays, pitch, finer)
 
         def fitted(values: Float[Tensor, "1 c _h _w"], mode: str = "bilinear") -> Float[Tensor, "h w c"]:
             values = values[..., margin : margin + rows, margin : margin + columns]
@@ -288,15 +306,24 @@ class Student(nn.Module):
             return Rendered(shown)
         size = picture.shape[2:]
         # Between two surfaces there is nothing whose depth could be shown.
-        distances = (self.surfaces(rays, composited) - rays.origins).norm(dim=-1)
+        distances = (self.surfaces(rays, composited, finer) - rays.origins).norm(dim=-1)
         depth = functional.interpolate(distances[:, None], size, mode="nearest")
         accumulation = functional.interpolate(composited.features[:, -1:], size, mode="bilinear")
         return Rendered(shown, fitted(depth, "nearest"), fitted(accumulation).clamp(0.0, 1.0))
 
-    def surfaces(self, rays: LowResRays, composited: Composited) -> Float[Tensor, "n mh mw 3"]:
-        """Where each of the volume's rays meets what it shows, in the world frame."""
-        fine = self.chords(rays.origins, finer_directions(rays.directions, self.config.volume_rays))
-        return self.in_world(fine, composited.t)
+    def _finer_of(self, view: Cameras) -> Finer:
+        """Finer rays of one camera, through the parts of all of its blocks."""
+        whole, stride = deepcopy(view), self.config.stride
+        whole.height, whole.width = (-(-size // stride) * stride for size in (view.height, view.width))
+        device = self.capture.intrinsics.device
+        return lambda rays: camera_rays(whole, stride // rays).directions.to(device)
+
+    def surfaces(
+        self, rays: LowResRays, composited: Composited, finer: Finer | None = None
+    ) -> Float[Tensor, "n mh mw 3"]:
+        """Where each of the volume's rays meets what it shows, in the world frame; ``finer`` as for ``composite``."""
+        finer = finer or partial(finer_directions, rays.directions)
+        return self.in_world(self.chords(rays.origins, finer(self.config.volume_rays)), composited.t)
 
     def in_world(self, chords: Chords, t: Float[Tensor, "*rays"]) -> Float[Tensor, "*rays 3"]:
         """Places t of rays, one each, in the world frame."""

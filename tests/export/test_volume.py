@@ -34,6 +34,16 @@ def test_the_graph_is_the_student(name):
         torch.testing.assert_close(got, expected, atol=2e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 60), (44, 8), (8, 8), (1, 60), (44, 1), (1, 1)])
+@pytest.mark.parametrize("name", ["sphere", "planes"])
+def test_the_graph_is_a_student_of_a_single_row_or_column_of_cells(name, height, width):
+    student = make_student(**VOLUMES[name], height=height, width=width)  # its principal point lies beside its picture
+    graph, pose = PoseToImage(student).eval(), student.capture.start_pose
+    expected = student.render(student.training_camera(pose)).permute(2, 0, 1)
+    got = graph(pose[None], student.capture.intrinsics[None])[0]
+    torch.testing.assert_close(got, expected, atol=2e-4, rtol=0)
+
+
 class Approximate(TorchFunctionMode):
     """Divides and multiplies as fast arithmetic of GPUs and of ncnn does: results end a little short of the exact."""
 
