@@ -76,11 +76,18 @@ def test_lpips_never_enters_a_state_dict():
     assert not LazyLPIPS().state_dict()
 
 
-@pytest.mark.parametrize("side", [3, 5, 10, 11])
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 10, 11])
 def test_ssim_of_pictures_smaller_than_its_window(side):
     a = torch.rand(side, 40, 3)
     assert ssim(a, a) == pytest.approx(1.0, abs=1e-5)
     assert -1.0 < ssim(a, 1.0 - a) < 0.9
+    assert ssim(a.transpose(0, 1), 1.0 - a.transpose(0, 1)) == pytest.approx(ssim(a, 1.0 - a), abs=1e-5)
+
+
+def test_ssim_of_a_single_row_looks_at_its_neighbours():
+    row = torch.linspace(0.2, 0.8, 40)[None, :, None].expand(1, 40, 3)
+    rows = row.expand(40, 40, 3)
+    assert ssim(row, row.flip(1)) == pytest.approx(ssim(rows, rows.flip(1)), abs=1e-4)
 
 
 def test_what_a_mask_hides_counts_nowhere():

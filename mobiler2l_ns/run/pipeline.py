@@ -34,7 +34,7 @@ from mobiler2l_ns.run.console import announce
 from mobiler2l_ns.run.distil import Distil
 from mobiler2l_ns.run.finetune import FineTune
 from mobiler2l_ns.run.phase import TrainingPhase
-from mobiler2l_ns.run.resumed import check_same_pictures
+from mobiler2l_ns.run.resumed import check_same_pictures, refusing_other_sizes
 from mobiler2l_ns.run.selection import BestStudent
 from mobiler2l_ns.run.teach import Teach
 from mobiler2l_ns.saved_run import SavedRun, check_weights
@@ -275,7 +275,8 @@ class MobileR2LPipeline(VanillaPipeline):
             check_same_pictures(self.model.student.capture, loaded_state)
         if any(name.startswith("best_student.") for name in loaded_state):
             self.best_student = BestStudent(self.model.student)
-        super().load_pipeline(loaded_state, step)
+        with refusing_other_sizes():
+            super().load_pipeline(loaded_state, step)
 
     def get_extra_state(self) -> Tensor:
         """Where torch's random numbers and those of poses and batches are, so that a resumed run does not draw again

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from nerfstudio.engine.optimizers import Optimizers
@@ -20,6 +19,7 @@ from mobiler2l_ns.run import distributed
 from mobiler2l_ns.run.budget import LEAST_STEPS, Recipe, Settled, Speeds, share_out, student_step, student_steps, usable
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline, MobileR2LPipelineConfig
 from mobiler2l_ns.run.rehearsal import measure
+from mobiler2l_ns.run.resumed import config_of_resumed, is_resumed
 from mobiler2l_ns.run.schedule import StudentSchedulerConfig
 from mobiler2l_ns.saved_run import SavedRun, newest_checkpoint
 
@@ -51,23 +51,6 @@ class TimedTrainer(Protocol):
         ...
 
 
-def is_resumed(config: TrainerConfig) -> bool:
-    """Whether a run goes on from a checkpoint."""
-    return config.load_dir is not None or config.load_checkpoint is not None
-
-
-def _config_of_resumed(config: TrainerConfig) -> Path | None:
-    """config.yml of the run that is gone on with; None if it is not there."""
-    if config.load_dir is not None:
-        found = newest_checkpoint(config.load_dir) if config.load_step is None else None
-        folder = config.load_dir if found is None else found.parent
-    else:
-        assert config.load_checkpoint is not None
-        folder = config.load_checkpoint.parent
-    path = folder.resolve().parent / "config.yml"
-    return path if path.is_file() else None
-
-
 def keep_plan(config: TrainerConfig) -> None:
     """Go by the plan of the run that is gone on with, if that was given its time, whatever was asked for now.
 
@@ -77,7 +60,7 @@ def keep_plan(config: TrainerConfig) -> None:
     if not is_resumed(config) or (config.load_dir is not None and newest_checkpoint(config.load_dir) is None):
         return
     pipeline = cast(MobileR2LPipelineConfig, config.pipeline)
-    path, earlier = _config_of_resumed(config), None
+    path, earlier = config_of_resumed(config), None
     try:
         if path is None:
             raise UserError(

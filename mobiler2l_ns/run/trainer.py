@@ -30,9 +30,10 @@ from mobiler2l_ns.progress.phases import Phase
 from mobiler2l_ns.progress.records import FILE
 from mobiler2l_ns.run import console, distributed
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline, MobileR2LPipelineConfig
+from mobiler2l_ns.run.resumed import check_same_student, config_of_resumed, is_resumed
 from mobiler2l_ns.run.schedule import StudentSchedulerConfig
-from mobiler2l_ns.run.timekeeper import Timekeeper, is_resumed, keep_plan
-from mobiler2l_ns.saved_run import how_to_go_on, newest_checkpoint, read_checkpoint
+from mobiler2l_ns.run.timekeeper import Timekeeper, keep_plan
+from mobiler2l_ns.saved_run import SavedRun, how_to_go_on, newest_checkpoint, read_checkpoint
 from mobiler2l_ns.student.network import StudentNetwork
 
 TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "unexpected pos", "cannot be opened", "does not exist")
@@ -161,21 +162,35 @@ class MobileR2LTrainer(Trainer):
             if found is None:
                 raise UserError(f"No checkpoint in {config.load_dir}: give --load-dir the folder of a run")
             config.load_dir = found.parent
-            read_checkpoint(found)
+            self._check_resumed(found)
         elif config.load_dir is not None:
-            read_checkpoint(config.load_dir / f"step-{config.load_step:09d}.ckpt")
+            self._check_resumed(config.load_dir / f"step-{config.load_step:09d}.ckpt")
         elif config.load_checkpoint is not None:
-            read_checkpoint(config.load_checkpoint)
+            self._check_resumed(config.load_checkpoint)
         super()._load_checkpoint()
         optimizer = self.optimizers.optimizers["student"]
         for group in optimizer.param_groups:
             group["fused"] = optimizer.defaults["fused"]  # this device's, not the one's that wrote the checkpoint
 
+    def _check_resumed(self, checkpoint: Path) -> None:
+        """Before a checkpoint is loaded: can it be read, is its student this one, and does the plan reach that far?"""
+        pipeline, state = self.config.pipeline, read_checkpoint(checkpoint)
+        path = config_of_resumed(self.config)
+        earlier = None if path is None else _pipeline_config(path)
+        if earlier is not None:
+            check_same_student(pipeline.model, earlier.model, state["pipeline"])
+        done, total = state["step"] + 1, pipeline.plan().total
+        if done > total:
+            raise UserError(
+                f"The checkpoint has {done} steps, and --pipeline.teacher-steps, .distill-steps and .finetune-steps "
+                f"give {total}: give the same steps or more"
+            )
+
     def train(self) -> None:
         total = self.config.pipeline.plan().total
         # nerfstudio counts this many iterations on top of the resumed step.
         self.config.max_num_iterations = max(0, total - self._start_step)
-        if self._start_step >= total:
+        if self._start_step == total:
             CONSOLE.print(f"This run is complete: its checkpoint is at step {self._start_step - 1} of {total}")
             self.step = self._start_step - 1
         if self.timekeeper is not None:
@@ -290,6 +305,15 @@ class MobileR2LTrainer(Trainer):
                 if older.name != checkpoint.name:
                     older.unlink()
         written.rmdir()
+
+
+def _pipeline_config(path: Path) -> MobileR2LPipelineConfig | None:
+    """Of a run's config.yml, if that can be read."""
+    try:
+        config = SavedRun.open(path).config.pipeline
+    except UserError:
+        return None
+    return config if isinstance(config, MobileR2LPipelineConfig) else None
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.geometry.encoding import DepthSpacing, Jitter, encoding_channels
 
 CLOSE = 0.75
@@ -107,6 +108,18 @@ class NetworkShape(VolumeShape):
     def stride(self) -> int:
         """Output pixels per low-resolution ray and side."""
         return math.prod(self.strides)
+
+    def check(self) -> None:
+        """See that these settings make a network, with its volume.
+
+        Raises:
+            UserError: if they do not.
+        """
+        try:
+            self.stage_channels()
+            self.check_volume()
+        except ValueError as error:
+            raise UserError(f"--pipeline.model: {error}") from None
 
     def check_volume(self) -> None:
         """See that the volume fits the network.

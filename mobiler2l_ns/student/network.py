@@ -148,7 +148,9 @@ class StudentNetwork(nn.Module):
     """
 
     def __init__(self, config: NetworkShape) -> None:
+        """Raises: UserError if the settings make no network."""
         super().__init__()
+        config.check()
         self.config = config
         width, activation, norm = config.width, config.activation, config.norm
         features, rays = config.feature_channels, config.volume_rays

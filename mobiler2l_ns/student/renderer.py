@@ -63,15 +63,12 @@ class Student(nn.Module):
     """
 
     def __init__(self, config: StudentConfig, execution: Execution | None = None) -> None:
-        """Raises: UserError if the pitches do not begin with 1 and increase, or the volume does not fit the network."""
+        """Raises: UserError if the pitches do not begin with 1 and increase, or the settings make no network."""
         super().__init__()
         pitches = list(config.pitches)
         if pitches[:1] != [1.0] or pitches != sorted(set(pitches)):
             raise UserError(f"--pipeline.model.pitches {config.pitches}: they must begin with 1 and increase")
-        try:
-            config.check_volume()
-        except ValueError as error:
-            raise UserError(f"--pipeline.model: {error}") from None
+        config.check()
         self.config = config
         self.execution = execution or Execution()
         self.capture = CaptureRecord()

@@ -21,6 +21,7 @@ import torch
 from nerfstudio.utils import writer
 from short_run import TOTAL, checkpoint_of, train
 
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.run.pipeline import MobileR2LPipeline
 
 STEPS = {"teacher_steps": 14, "distill_steps": 12, "finetune_steps": 6}
@@ -229,6 +230,41 @@ def test_a_finished_run_has_nothing_left_to_do_and_loses_nothing(make_config, fi
     found, expected = (torch.load(checkpoint_of(config)) for config in (path, finished_run))
     assert_same(found["pipeline"], expected["pipeline"])
     assert_same(found["optimizers"], expected["optimizers"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"density_bins": 8}, "with other settings: give --pipeline.model.density-bins 32$"),
+        ({"volume_cells": (64,), "near": 0.5}, "give --pipeline.model.volume-cells 128 --pipeline.model.near None$"),
+        ({"activation": "gelu", "width": 16}, "give --pipeline.model.width [0-9]+ --pipeline.model.activation relu$"),
+    ],
+)
+def test_a_student_is_gone_on_with_as_what_it_was(settings, said, make_config, finished_run, tmp_path):
+    config = make_config(tmp_path, "again")
+    config.load_dir = finished_run.parent / "nerfstudio_models"
+    for name, value in settings.items():
+        setattr(config.pipeline.model, name, value)
+    with pytest.raises(UserError, match=said):
+        train(config)
+
+
+def test_weights_of_other_sizes_are_one_line_where_no_config_tells_which(make_config, finished_run, tmp_path):
+    config = make_config(tmp_path, "again")
+    config.load_checkpoint = tmp_path / "step-000000001.ckpt"
+    shutil.copy(checkpoint_of(finished_run), config.load_checkpoint)
+    config.pipeline.model.volume_cells = (64,)
+    with pytest.raises(UserError, match="1 weights have other sizes, student.volume.planes.0 first: resume with the"):
+        train(config)
+
+
+def test_a_plan_that_ends_before_the_checkpoint_is_one_line(make_config, finished_run, tmp_path):
+    config = make_config(tmp_path, "again")
+    config.load_dir = finished_run.parent / "nerfstudio_models"
+    config.pipeline.finetune_steps -= 1
+    with pytest.raises(UserError, match=f"The checkpoint has {TOTAL} steps, .* give {TOTAL - 1}: give the same steps"):
+        train(config)
+    assert not list((tmp_path / "demo").rglob("*.ckpt"))
 
 
 def test_a_kill_while_saving_leaves_the_previous_checkpoint(make_config, finished_run, tmp_path, monkeypatch):

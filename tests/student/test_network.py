@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from mobiler2l_ns.errors import UserError
 from mobiler2l_ns.student.config import StudentConfig
 from mobiler2l_ns.student.cost import measure_cost
 from mobiler2l_ns.student.network import ResidualBlock, StudentNetwork
@@ -38,7 +39,7 @@ def test_strides_from_one_to_sixteen(strides):
 
 @pytest.mark.parametrize("strides", [(4,), (2, 5), (3, 3, 3), (2, 2, 2, 2, 2)], ids=str)
 def test_strides_that_cannot_be_are_refused(strides):
-    with pytest.raises(ValueError, match="must be 2 or 3 and their product at most 16"):
+    with pytest.raises(UserError, match="must be 2 or 3 and their product at most 16"):
         StudentNetwork(replace(TINY, strides=strides))
 
 

@@ -249,6 +249,11 @@ def test_lookups_count_as_arithmetic():
         ({"volume_rays": 4, "density_rays": 3}, "volume_rays 4 is not its multiple"),
         ({"volume_rays": 2, "volume_features": 2}, "the picture alone has 3"),
         ({"volume_rays": 2, "volume_features": 3, "alpha": True}, "the picture alone has 4"),
+        ({"volume_rays": 2, "volume_points": 0}, "volume_points 0: it is at least 1"),
+        ({"volume_rays": 2, "density_bins": 0}, "density_bins 0: it is at least 1"),
+        ({"volume_rays": 2, "density_cells": 2}, "density_cells 2: it is at least 3"),
+        ({"volume_rays": 2, "volume_cells": ()}, r"volume_cells \(\): one number a level, at least 2"),
+        ({"volume_rays": 2, "volume_cells": (1, 8)}, r"volume_cells \(1, 8\): one number a level, at least 2"),
     ],
 )
 def test_a_volume_that_does_not_fit_is_refused_in_a_line(settings, said):
