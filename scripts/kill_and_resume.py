@@ -132,6 +132,13 @@ def announce(tell: Callable[[str], None]) -> None:
     torch.save, package._move_in = slow_save, told_move  # type: ignore[assignment]
 
 
+def _renew_torchs_threads() -> None:
+    """torch replaces its pool of threads at the first use after a fork; two threads at once would find it missing."""
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())
+
+
 def forked(work: Callable[[], None], log: Path) -> tuple[int, Iterator[str]]:
     """Work in a process of its own; its number, and what it tells as it goes."""
     reading, writing = os.pipe()
@@ -148,6 +155,7 @@ def forked(work: Callable[[], None], log: Path) -> tuple[int, Iterator[str]]:
                 os.write(writing, f"{event}\n".encode())
 
             announce(tell)
+            _renew_torchs_threads()
             work()
             status = 0
         except BaseException:
